@@ -1,0 +1,67 @@
+//! What can be wrong with a container. Every text is one line and names the place.
+
+use super::ValueType;
+
+/// Why bytes are not a GGUF file that can be trusted.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[allow(missing_docs, reason = "the texts below say what each field is")]
+pub enum Error {
+    #[error("is empty")]
+    Empty,
+    #[error("is no GGUF file (it begins with {found}, not with \"GGUF\")")]
+    Magic { found: String },
+    #[error(
+        "GGUF version {0} is not supported (2 and 3 are); convert the model again with a current converter"
+    )]
+    Version(u32),
+    #[error("is a big-endian GGUF file; only little-endian ones are supported")]
+    BigEndian,
+    #[error("is truncated or damaged: {what} at byte {at} does not fit in the file's {file} bytes")]
+    Truncated { what: &'static str, at: u64, file: u64 },
+    #[error("claims {count} {what}, more than its {file} bytes can hold")]
+    Count { what: &'static str, count: u64, file: u64 },
+    #[error("metadata key at byte {0} is empty")]
+    EmptyKey(u64),
+    #[error("metadata key {0} is no UTF-8")]
+    KeyUtf8(String),
+    #[error("metadata key {0} stands twice")]
+    DuplicateKey(String),
+    #[error("metadata key {key}: value type {id} does not exist")]
+    ValueType { key: String, id: u32 },
+    #[error("metadata key {key}: a bool must be 0 or 1, not {value}")]
+    Bool { key: String, value: u8 },
+    #[error("metadata key {0}: arrays are nested too deeply")]
+    Nesting(String),
+    #[error("general.alignment must be a u32, not {0}")]
+    AlignmentType(ValueType),
+    #[error("general.alignment of {0} is no power of two of at least 8")]
+    Alignment(u32),
+    #[error("tensor {0} of the table has an empty name")]
+    EmptyName(u64),
+    #[error("tensor {0}: the name is longer than 64 bytes")]
+    LongName(String),
+    #[error("tensor name {0} is no UTF-8")]
+    NameUtf8(String),
+    #[error("tensor {0}: stands twice in the table")]
+    DuplicateTensor(String),
+    #[error("tensor {name}: {dims} dimensions (1 to 4 are allowed)")]
+    Dims { name: String, dims: u32 },
+    #[error("tensor {0}: a dimension is 0")]
+    ZeroDim(String),
+    #[error("tensor {0}: its size overflows 64 bits")]
+    Overflow(String),
+    #[error("tensor {name}: type {id} does not exist")]
+    UnknownType { name: String, id: u32 },
+    #[error("tensor {name}: type {id} ({was}) was retired from the format; quantise the model again")]
+    RetiredType { name: String, id: u32, was: &'static str },
+    #[error("tensor {name}: rows of {row} are no multiple of {ty}'s {block} elements")]
+    Row { name: String, row: u64, ty: crate::quant::Type, block: usize },
+    #[error("tensor {name}: offset {offset} is no multiple of the alignment {alignment}")]
+    Offset { name: String, offset: u64, alignment: u32 },
+    #[error(
+        "tensor {name}: {bytes} bytes at offset {offset} of the data section do not lie in the file's {file} bytes"
+    )]
+    Range { name: String, offset: u64, bytes: u64, file: u64 },
+    #[error("tensors {a} and {b} overlap")]
+    Overlap { a: String, b: String },
+}

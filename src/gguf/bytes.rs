@@ -25,15 +25,17 @@ impl Bytes {
     /// # Errors
     /// The operating system's, when the file cannot be opened or mapped, or is no regular file.
     pub fn map(path: &Path) -> std::io::Result<Bytes> {
-        let file = std::fs::File::open(path)?;
-        let meta = file.metadata()?;
+        // Asked before opening: to open a named pipe would wait for somebody who writes to it.
+        let meta = std::fs::metadata(path)?;
         if meta.is_dir() {
             return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "is a directory"));
         }
         if !meta.is_file() {
             return Err(std::io::Error::other("is no regular file, and a model is mapped, not read"));
         }
-        if meta.len() == 0 {
+        let file = std::fs::File::open(path)?;
+        // An empty map is an error on some systems.
+        if file.metadata()?.len() == 0 {
             return Ok(Bytes::Static(&[]));
         }
         // SAFETY: the map is read-only and every access goes through a checked slice. Another
@@ -82,18 +84,13 @@ impl<'a> Cursor<'a> {
 
     /// The range of the next `len` bytes, stepping over them.
     pub(super) fn range(&mut self, len: u64, what: &'static str) -> Result<Range<usize>, Error> {
-        let truncated = Error::Truncated { what, at: self.at as u64, file: self.bytes.len() as u64 };
-        let len = usize::try_from(len).map_err(|_| Error::Truncated {
-            what,
-            at: self.at as u64,
-            file: self.bytes.len() as u64,
-        })?;
-        match self.at.checked_add(len) {
+        let end = usize::try_from(len).ok().and_then(|len| self.at.checked_add(len));
+        match end {
             Some(end) if end <= self.bytes.len() => {
                 let start = std::mem::replace(&mut self.at, end);
                 Ok(start..end)
             }
-            _ => Err(truncated),
+            _ => Err(Error::Truncated { what, at: self.at as u64, file: self.bytes.len() as u64 }),
         }
     }
 

@@ -18,8 +18,8 @@ pub enum Error {
     BigEndian,
     #[error("is truncated or damaged: {what} at byte {at} does not fit in the file's {file} bytes")]
     Truncated { what: &'static str, at: u64, file: u64 },
-    #[error("claims {count} {what}, more than its {file} bytes can hold")]
-    Count { what: &'static str, count: u64, file: u64 },
+    #[error("is truncated or damaged: it claims {count} {what}, more than the {left} bytes left can hold")]
+    Count { what: &'static str, count: u64, left: u64 },
     #[error("metadata key at byte {0} is empty")]
     EmptyKey(u64),
     #[error("metadata key {0} is no UTF-8")]

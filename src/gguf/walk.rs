@@ -65,7 +65,7 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Header, Error> {
 fn count_fits(what: &'static str, count: u64, least: u64, remaining: usize) -> Result<(), Error> {
     match count.checked_mul(least) {
         Some(bytes) if bytes <= remaining as u64 => Ok(()),
-        _ => Err(Error::Count { what, count, file: remaining as u64 }),
+        _ => Err(Error::Count { what, count, left: remaining as u64 }),
     }
 }
 

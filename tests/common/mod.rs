@@ -1,0 +1,65 @@
+//! Where the tests find their data, and how much of it they take.
+#![allow(dead_code, reason = "every test binary takes what it needs")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+/// A file or folder of this repository.
+pub(crate) fn repo(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The large set of fixtures, where this machine has it: `INFER_SHARED`, else `shared` beside
+/// the repository.
+pub(crate) fn shared() -> Option<PathBuf> {
+    match std::env::var_os("INFER_SHARED").filter(|v| !v.is_empty()) {
+        Some(named) => {
+            let path = PathBuf::from(named);
+            // A mistyped name must not turn the large set into the small one.
+            assert!(path.is_dir(), "INFER_SHARED is {}, which is no directory", path.display());
+            Some(path)
+        }
+        None => Some(repo("../shared")).filter(|p| p.join("fixtures").is_dir()),
+    }
+}
+
+/// The fixtures: the large set, or the small one that every clone has. Its folders are `models`,
+/// `blocks` and `malformed`.
+pub(crate) fn fixtures() -> PathBuf {
+    static SAID: Once = Once::new();
+    match shared() {
+        Some(shared) => shared.join("fixtures"),
+        None => {
+            SAID.call_once(|| {
+                note(
+                    "SKIPPED: most fixtures (61 models, 17 block types, 118 malformed files): INFER_SHARED is \
+                     not set; testing with those in tests/data/fixtures",
+                );
+            });
+            repo("tests/data/fixtures")
+        }
+    }
+}
+
+/// True when everything is to be tested, not only what is quick.
+pub(crate) fn full() -> bool {
+    std::env::var("INFER_TEST_FULL").is_ok_and(|v| v == "1")
+}
+
+/// Says something on the real stderr: what goes through `eprintln!` is only shown of a test
+/// that fails, and a skip must always be seen.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The files of a folder with an extension, sorted by name.
+pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut found: Vec<PathBuf> = entries
+        .map(|e| e.expect("a directory entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == extension))
+        .collect();
+    found.sort();
+    found
+}

@@ -159,6 +159,21 @@ fn errors_name_what_is_wrong() {
     assert_eq!(File::open(directory.path()).unwrap_err().exit_code(), 3);
 }
 
+#[test]
+fn the_alignment_is_a_power_of_two_of_at_least_8() {
+    for (alignment, sound) in [(0, false), (4, false), (8, true), (24, false), (48, false), (4096, true)] {
+        let mut writer = Writer::new();
+        writer.u32("general.alignment", alignment);
+        match File::parse(writer.finish()) {
+            Ok(file) => assert_eq!((file.alignment(), true), (alignment, sound)),
+            Err(e) => assert!(!sound && e.to_string().contains(&format!("alignment of {alignment} ")), "{e}"),
+        }
+    }
+    let mut writer = Writer::new();
+    writer.str("general.alignment", "32");
+    assert!(File::parse(writer.finish()).unwrap_err().to_string().contains("must be a u32"));
+}
+
 /// To open a pipe would wait for a writer for ever.
 #[cfg(unix)]
 #[test]

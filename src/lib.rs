@@ -1,7 +1,10 @@
 //! Runs GGUF language models on any GPU.
 
+pub mod engine;
 mod error;
 pub mod gguf;
+pub mod kernels;
+pub mod model;
 pub mod quant;
 
 pub use error::{Error, Result};

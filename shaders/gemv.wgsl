@@ -1,0 +1,185 @@
+// Matrices times vectors: one workgroup computes a tile of 16 rows for T tokens. A lane owns one
+// row of the tile and one of SLICES slices of the inner dimension; slices are summed in
+// workgroup memory. No subgroup operation is used, so one form serves every adapter.
+//
+// Up to three matrices share a dispatch (Q, K and V), or two are paired row by row (gate and up).
+// The input's RMS norm is applied here as one factor per token: its producer has already
+// multiplied by the norm's weight and left sums of squares.
+//
+// T = 1 is decoding; larger T reads each weight once for T tokens.
+#include "types.wgsl"
+
+struct Args {
+  tokens: u32, // tokens in the batch
+  first: u32,  // first token of the input to use
+}
+var<immediate> args: Args;
+
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;  // packed matrices
+@group(0) @binding(1) var<storage, read> wt: array<u32>;       // the same bytes
+@group(0) @binding(2) var<storage, read> xq: array<${ACT}>;    // (tokens, GROUPS * 4)
+@group(0) @binding(3) var<storage, read> xm: array<vec4<f32>>; // (tokens, GROUPS)
+#if RAW
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+#endif
+#if LOGITS
+@group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+@group(0) @binding(5) var<storage, read_write> best: array<vec2<u32>>; // (tiles) bits of the largest logit, its row
+#endif
+#if RESIDUAL
+@group(0) @binding(4) var<storage, read_write> x: array<f32>;   // (tokens, STRIDE) residual stream
+@group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(6) var<storage, read_write> om: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>; // (STRIDE / 4) weight of the next norm
+#endif
+#if GATED
+@group(0) @binding(4) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(5) var<storage, read_write> om: array<vec4<f32>>;
+#endif
+
+const THREADS: u32 = ${THREADS}u;
+const SLICES: u32 = THREADS / 16u;
+const T: u32 = ${T}u;
+const CHUNKS: u32 = ${CHUNKS}u;      // chunks of 32 in a row
+const GROUPS: u32 = 2u * CHUNKS;     // groups of 16 in a token's activations
+const STRIDE: u32 = ${STRIDE}u;      // elements (or groups, where activations are written) of a token's output
+const M0 = Matrix(${M0});
+const M1 = Matrix(${M1});
+const M2 = Matrix(${M2});
+
+var<workgroup> partial: array<f32, ${PARTIALS}>; // (T, SLICES, 16)
+var<workgroup> squares: array<f32, ${FINALS}>;   // (T, 16)
+var<workgroup> final_rows: array<f32, ${FINALS}>; // (T, 16)
+
+#include "product.wgsl"
+${BLOCKS}
+#if EMITS
+#include "emit.wgsl"
+#endif
+
+// The sum over slices of the row and token that this lane finishes (lanes below 16 T).
+fn finish(acc: ptr<function, array<f32, T>>, lid: u32) -> f32 {
+  for (var t = 0u; t < T; t++) { partial[t * THREADS + lid] = (*acc)[t]; }
+  workgroupBarrier();
+  var sum = 0.0;
+  if lid < 16u * T {
+    for (var s = 0u; s < SLICES; s++) { sum += partial[(lid >> 4u) * THREADS + s * 16u + (lid & 15u)]; }
+  }
+  workgroupBarrier();
+  return sum;
+}
+
+// 1 / sqrt(mean square + epsilon) of the token that this lane finishes.
+fn norm_factor(token: u32, lid: u32) -> f32 {
+  const LANES: u32 = THREADS / T;
+  var sum = 0.0;
+  for (var g = lid % LANES; g < GROUPS; g += LANES) { sum += xm[(token + lid / LANES) * GROUPS + g].z; }
+  partial[lid] = sum;
+  workgroupBarrier();
+  if lid < 16u * T {
+    sum = 0.0;
+    for (var i = lid & 15u; i < LANES; i += 16u) { sum += partial[(lid >> 4u) * LANES + i]; }
+    squares[lid] = sum;
+  }
+  workgroupBarrier();
+  sum = 0.0;
+  if lid < 16u * T {
+    for (var i = 0u; i < 16u; i++) { sum += squares[(lid & ~15u) + i]; }
+  }
+  return inverseSqrt(sum / ${WIDTH} + ${EPS});
+}
+
+@compute @workgroup_size(${THREADS})
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+  let row = lid & 15u;
+  let slice = lid >> 4u;
+  let token = args.first + wg.y * T; // first token of this workgroup, in the input
+#if GATED
+  var gate: array<f32, T>;
+  var up: array<f32, T>;
+  for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE0}(M0, wg.x, row, c, token, &gate); }
+  for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE1}(M1, wg.x, row, c, token, &up); }
+  let g = finish(&gate, lid);
+  let u = finish(&up, lid);
+  let factor = norm_factor(token, lid);
+  let gf = g * factor;
+  if lid < 16u * T { final_rows[lid] = gf / (1.0 + exp(-gf)) * (u * factor); }
+#else
+  var acc: array<f32, T>;
+  let tile = wg.x;
+  if tile < ${END0}u {
+    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE0}(M0, tile, row, c, token, &acc); }
+  }
+#if TWO
+  else if tile < ${END1}u {
+    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE1}(M1, tile - ${END0}u, row, c, token, &acc); }
+  }
+  else {
+    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE2}(M2, tile - ${END1}u, row, c, token, &acc); }
+  }
+#endif
+  var v = finish(&acc, lid);
+#if NORM
+  v *= norm_factor(token, lid);
+#endif
+#endif
+  // This lane's token in the batch and in the output.
+  let to = wg.y * T + (lid >> 4u);
+  let live = lid < 16u * T && to < args.tokens;
+#if RAW
+  if live { out[to * STRIDE + wg.x * 16u + row] = v; }
+#endif
+#if LOGITS
+  let id = ${ROW0}u + wg.x * 16u + row;
+  let inside = wg.x * 16u + row < ${ROWS}u;
+  if live && inside { out[to * STRIDE + id] = v; }
+#if BEST
+  if lid < 16u { final_rows[lid] = select(-3.4e38, v, inside); }
+  workgroupBarrier();
+  if lid == 0u {
+    var top = final_rows[0];
+    var at = 0u;
+    var bad = false;
+    for (var r = 0u; r < 16u; r++) {
+      let l = final_rows[r];
+      bad = bad || (bitcast<u32>(l) & 0x7f800000u) == 0x7f800000u;
+      if l > top { top = l; at = r; }
+    }
+    best[${ROW0}u / 16u + wg.x] = vec2<u32>(select(bitcast<u32>(top), 0x7fc00000u, bad), id + at);
+  }
+#endif
+#endif
+#if RESIDUAL
+  if live {
+    let i = to * STRIDE + wg.x * 16u + row;
+    let sum = x[i] + v;
+    x[i] = sum;
+    final_rows[lid] = sum;
+  }
+  workgroupBarrier();
+  let mine = wg.y * T + lid;
+  if lid < T && mine < args.tokens {
+    var a: array<vec4<f32>, 4>;
+    var s = 0.0;
+    for (var i = 0u; i < 4u; i++) {
+      let f = lid * 16u + i * 4u;
+      let r = vec4<f32>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
+      s += dot(r, r);
+      a[i] = r * norm[wg.x * 4u + i];
+    }
+    emit(mine * (STRIDE / 16u) + wg.x, a, s);
+  }
+#endif
+#if GATED
+  workgroupBarrier();
+  let mine = wg.y * T + lid;
+  if lid < T && mine < args.tokens {
+    var a: array<vec4<f32>, 4>;
+    for (var i = 0u; i < 4u; i++) {
+      let f = lid * 16u + i * 4u;
+      a[i] = vec4<f32>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
+    }
+    emit(mine * (STRIDE / 16u) + wg.x, a, 0.0);
+  }
+#endif
+}

@@ -1,0 +1,165 @@
+//! Memory and time: where a plan's stages run and tokens are made.
+//!
+//! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
+//! calls their twins. [`generate`] drives either.
+
+pub mod generate;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernels::sample::Sampling;
+use crate::kernels::{Kv, Math};
+use crate::model::Model;
+use crate::{Error, Result};
+
+/// Where to compute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A discrete GPU, else an integrated one, else the CPU.
+    Auto,
+    /// Any adapter, software too.
+    Gpu,
+    /// The CPU engine.
+    Cpu,
+    /// The adapter of this index in `infer devices`.
+    Index(usize),
+    /// The first adapter whose name contains this, in any case.
+    Name(String),
+}
+
+/// What a user asks of an engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// The arithmetic; by default the device's best.
+    pub math: Option<Math>,
+    /// How keys and values are stored; by default as the arithmetic asks.
+    pub kv: Option<Kv>,
+    /// Positions; by default the model's own, at most 8,192, lowered to what fits.
+    pub context: Option<usize>,
+    /// Bytes of memory to use at most.
+    pub memory: Option<u64>,
+    /// Threads of the CPU engine.
+    pub threads: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            device: DeviceChoice::Auto,
+            math: None,
+            kv: None,
+            context: None,
+            memory: None,
+            threads: None,
+        }
+    }
+}
+
+/// What an engine turned out to be.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The device's name.
+    pub device: String,
+    /// Its driver, where there is one.
+    pub driver: String,
+    /// The arithmetic.
+    pub math: Math,
+    /// How keys and values are stored.
+    pub kv: Kv,
+    /// Positions.
+    pub context: usize,
+    /// Bytes of weights on the device.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values.
+    pub kv_bytes: u64,
+    /// Bytes of everything else.
+    pub scratch_bytes: u64,
+    /// What the user should know: a lowered context, the CPU in place of a GPU.
+    pub notes: Vec<String>,
+}
+
+/// What generating has cost since the engine was opened. Decoding only: prefill is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counters {
+    /// Tokens whose steps were submitted.
+    pub steps: u64,
+    /// Command buffers submitted.
+    pub submits: u64,
+    /// Kernels dispatched.
+    pub dispatches: u64,
+    /// Bytes read back.
+    pub readback_bytes: u64,
+    /// Time the host took to record and submit.
+    pub encode: Duration,
+}
+
+/// Reports work done and work to do; may stop it.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
+
+/// Something that runs a model. It holds the model's state: what has been computed up to a
+/// position, and the tokens there.
+pub trait Engine {
+    /// What it is.
+    fn info(&self) -> &Info;
+
+    /// Computes `ids` at `position` and after, all positions before it being done, and begins to
+    /// generate after them: at most `limit` tokens, which [`Engine::next`] gives. Fits the
+    /// context: `position + ids.len() + limit <= context + 1` (the last token need not be
+    /// computed).
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where `progress` says so; the device's.
+    fn begin(
+        &mut self,
+        position: usize,
+        ids: &[u32],
+        sampling: &Sampling,
+        limit: usize,
+        progress: Progress<'_>,
+    ) -> Result<()>;
+
+    /// The next token.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device is lost; [`Error::Other`] when the logits are not finite.
+    fn next(&mut self) -> Result<u32>;
+
+    /// Ends generating: drops what was computed ahead.
+    fn end(&mut self);
+
+    /// The logits after each of `ids` from position 0 on, or after the last alone: rows of the
+    /// vocabulary's size, in order.
+    ///
+    /// # Errors
+    /// As [`Engine::begin`]'s.
+    fn logits(&mut self, ids: &[u32], all: bool, row: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>;
+
+    /// What generating has cost.
+    fn counters(&self) -> Counters;
+}
+
+/// Opens the engine that the options ask for and loads the model's weights. `progress` counts
+/// bytes.
+///
+/// # Errors
+/// [`Error::Device`] without a fitting device or memory; [`Error::Request`] for a context beyond
+/// the model's.
+pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Result<Box<dyn Engine>> {
+    if let Some(context) = options.context {
+        let own = model.plan.spec.context;
+        if context > own {
+            return Err(Error::Request(format!(
+                "--ctx {context} is more than the model's context of {own} tokens"
+            )));
+        }
+    }
+    let _ = progress;
+    Err(Error::Device("no engine yet".to_owned()))
+}
+
+/// The context that is used when none is asked for.
+pub const DEFAULT_CONTEXT: usize = 8192;

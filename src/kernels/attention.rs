@@ -1,0 +1,256 @@
+//! Attention over the key/value cache, with RoPE and the cache's writing in its prologue.
+
+use super::source::Source;
+use super::vector::Activations;
+use super::{Form, Kv, Math, Shader, groups, u32};
+
+/// Query heads times head size that a workgroup may have.
+const MAX_SLOTS: usize = 1024;
+/// Keys of a tile, as in `attention.wgsl`.
+pub const KEYS: usize = 32;
+
+/// Which elements of a head RoPE turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// Neighbours: (2i, 2i + 1). The converter has permuted Q and K rows for it.
+    Neighbours,
+    /// (i, i + dims / 2), as models are trained.
+    Halves,
+}
+
+/// The shape of attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Leading elements that RoPE turns.
+    pub rotated: usize,
+    /// Which of them it turns together.
+    pub pairing: Pairing,
+    /// Multiplies scores.
+    pub scale: f32,
+    /// There are biases.
+    pub bias: bool,
+    /// Positions in the cache.
+    pub context: usize,
+    /// Where queries, keys, values and the end stand in a token's raw rows.
+    pub rows: [usize; 4],
+    /// The most splits of a token's keys.
+    pub max_splits: usize,
+    /// One token, whose key and value the kernel stores itself.
+    pub decode: bool,
+}
+
+/// The immediates of `attention.wgsl` and `attention_merge.wgsl`; `kv_write.wgsl` takes the first
+/// two.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Args {
+    /// Tokens in the batch.
+    pub tokens: u32,
+    /// Position of the first one.
+    pub position: u32,
+    /// Splits of each token's keys.
+    pub splits: u32,
+}
+
+impl Attention {
+    /// The head size rounded up to 4, as the cache has it.
+    pub fn padded_head(&self) -> usize {
+        self.head_dim.next_multiple_of(4)
+    }
+
+    /// Query heads of a workgroup.
+    fn block(&self) -> usize {
+        (MAX_SLOTS / self.padded_head()).clamp(1, 8).min(self.heads / self.kv_heads)
+    }
+
+    /// Workgroups per token and split.
+    pub fn blocks(&self) -> usize {
+        self.kv_heads * (self.heads / self.kv_heads).div_ceil(self.block())
+    }
+
+    /// Bytes of a layer's cache.
+    pub fn cache_bytes(&self, kv: Kv) -> usize {
+        2 * self.kv_heads * self.context * self.padded_head() * kv.bytes()
+    }
+
+    /// Numbers that the splits of a token leave to be merged.
+    pub fn part_len(&self) -> usize {
+        self.heads * self.max_splits * (self.padded_head() + 2)
+    }
+
+    fn source(&self, form: Form) -> Source {
+        let mut source = Source::new(form);
+        source
+            .set("D", self.head_dim)
+            .set("DP", self.padded_head())
+            .set("HEADS", self.heads)
+            .set("KV_HEADS", self.kv_heads)
+            .set("CONTEXT", self.context)
+            .set("ROTATED", self.rotated)
+            .set("STRIDE", self.rows[3])
+            .set("K_AT", self.rows[1])
+            .set("V_AT", self.rows[2])
+            .set("HB", self.block())
+            .set("SCORES", self.block() * KEYS)
+            .set("SPLITS", self.max_splits)
+            .set("OUT_GROUPS", groups(self.heads * self.head_dim))
+            .set_f32("SCALE", self.scale)
+            .set("KV", if form.kv == Kv::F16 { "vec2<u32>" } else { "vec4<f32>" })
+            .set("COHERENT", if form.inline_merge { "@coherent" } else { "" })
+            .flag("KV_F16", form.kv == Kv::F16)
+            .flag("BIAS", self.bias)
+            .flag("NEIGHBOURS", self.pairing == Pairing::Neighbours)
+            .flag("DECODE", self.decode)
+            .flag("INLINE", form.inline_merge)
+            .flag("WHOLE_GROUPS", self.head_dim.is_multiple_of(16));
+        source
+    }
+
+    /// The shader of a form.
+    pub fn shader(&self, form: Form) -> Shader {
+        let mut source = self.source(form);
+        source.flag("MERGES", form.inline_merge);
+        let mut bindings = vec![(0, false), (1, false), (2, true), (3, true)];
+        if form.inline_merge {
+            bindings.extend([(4, true), (5, true), (6, true)]);
+        }
+        if self.bias {
+            bindings.push((7, false));
+        }
+        Shader { name: "attention", source: source.build("attention.wgsl"), bindings, immediates: 12 }
+    }
+
+    /// The grid.
+    pub fn grid(&self, tokens: u32, splits: u32) -> [u32; 3] {
+        [u32(self.blocks()), splits, tokens]
+    }
+
+    /// The shader that stores a batch's keys and values.
+    pub fn write_shader(&self, form: Form) -> Shader {
+        let mut bindings = vec![(0, false), (1, false), (2, true)];
+        if self.bias {
+            bindings.push((3, false));
+        }
+        let source = self.source(form).build("kv_write.wgsl");
+        Shader { name: "kv_write", source, bindings, immediates: 8 }
+    }
+
+    /// Its grid.
+    pub fn write_grid(&self, tokens: u32) -> [u32; 3] {
+        [u32((self.kv_heads * self.padded_head() / 4).div_ceil(64)), tokens, 1]
+    }
+
+    /// The shader that merges splits where attention cannot.
+    pub fn merge_shader(&self, form: Form) -> Shader {
+        let mut source = self.source(form);
+        source.flag("MERGES", true);
+        let source = source.build("attention_merge.wgsl");
+        Shader {
+            name: "attention_merge",
+            source,
+            bindings: vec![(0, false), (1, true), (2, true)],
+            immediates: 12,
+        }
+    }
+
+    /// Its grid.
+    pub fn merge_grid(&self, tokens: u32) -> [u32; 3] {
+        [u32((self.heads * self.head_dim).div_ceil(256)), tokens, 1]
+    }
+
+    /// How many splits for the keys of the last of the batch's tokens: enough workgroups to fill a
+    /// device, of at least two tiles of keys each.
+    pub fn splits(&self, tokens: usize, keys: usize) -> usize {
+        let wanted = 256usize.div_ceil(self.blocks() * tokens);
+        wanted.min(keys.div_ceil(2 * KEYS)).clamp(1, self.max_splits)
+    }
+}
+
+/// A layer's cache, on the host.
+#[derive(Clone, Debug, Default)]
+pub struct Cache {
+    /// `(positions, kv heads * head size)`.
+    pub keys: Vec<f32>,
+    /// The same.
+    pub values: Vec<f32>,
+}
+
+/// Turns a head in place: the twin of `turned` in `kv.wgsl`. `turns` are the position's.
+fn turn(head: &mut [f32], pairing: Pairing, turns: &[[f32; 2]]) {
+    for (i, [cos, sin]) in turns.iter().enumerate() {
+        let (a, b) = match pairing {
+            Pairing::Neighbours => (2 * i, 2 * i + 1),
+            Pairing::Halves => (i, i + turns.len()),
+        };
+        (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
+    }
+}
+
+impl Attention {
+    /// The first half of the twin: bias and RoPE on a token's raw rows, in place, and its key and
+    /// value to the end of the cache.
+    pub fn twin_prologue(
+        &self,
+        kv: Kv,
+        qkv: &mut [f32],
+        bias: Option<&[f32]>,
+        turns: &[[f32; 2]],
+        cache: &mut Cache,
+    ) {
+        if let Some(bias) = bias {
+            qkv.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+        }
+        let d = self.head_dim;
+        let heads = |at: usize, n: usize| (0..n).map(move |h| at + h * d);
+        for at in heads(self.rows[0], self.heads).chain(heads(self.rows[1], self.kv_heads)) {
+            turn(&mut qkv[at..at + d], self.pairing, turns);
+        }
+        let len = self.kv_heads * d;
+        let rounded = |at: usize| qkv[at..at + len].iter().map(|v| kv.round(*v));
+        cache.keys.extend(rounded(self.rows[1]));
+        cache.values.extend(rounded(self.rows[2]));
+    }
+
+    /// The second half: one query head, turned, over the first `keys` positions.
+    pub fn twin_head(&self, head: usize, query: &[f32], cache: &Cache, keys: usize, out: &mut [f32]) {
+        let (d, stride) = (self.head_dim, self.kv_heads * self.head_dim);
+        let at = head / (self.heads / self.kv_heads) * d;
+        let row = |rows: &'_ [f32], key: usize| -> std::ops::Range<usize> {
+            debug_assert!(rows.len() >= (key + 1) * stride);
+            key * stride + at..key * stride + at + d
+        };
+        let mut scores: Vec<f32> = (0..keys)
+            .map(|k| super::gemv::dot(query, &cache.keys[row(&cache.keys, k)]) * self.scale)
+            .collect();
+        let top = scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
+        let mut sum = 0.0;
+        for s in &mut scores {
+            *s = (*s - top).exp();
+            sum += *s;
+        }
+        out.fill(0.0);
+        for (k, s) in scores.iter().enumerate() {
+            for (o, v) in out.iter_mut().zip(&cache.values[row(&cache.values, k)]) {
+                *o += s * v;
+            }
+        }
+        out.iter_mut().for_each(|o| *o /= sum);
+    }
+
+    /// The whole twin for one token whose prologue has been done.
+    pub fn twin(&self, math: Math, qkv: &[f32], cache: &Cache, keys: usize) -> Activations {
+        let d = self.head_dim;
+        let mut out = vec![0.0; self.heads * d];
+        for (head, out) in out.chunks_exact_mut(d).enumerate() {
+            let at = self.rows[0] + head * d;
+            self.twin_head(head, &qkv[at..at + d], cache, keys, out);
+        }
+        Activations::from_values(math, &out)
+    }
+}

@@ -1,0 +1,114 @@
+//! The kernels: one file each, with its arguments, its grid and its CPU twin; the shader stands
+//! under the same name in `shaders/`.
+//!
+//! A kernel knows shapes and types, no architecture. Its twin is the same computation in plain
+//! Rust over slices, with the rounding of the arithmetic that it is asked for; `--device cpu` is
+//! the set of twins.
+
+pub mod attention;
+pub mod embed;
+pub mod gemv;
+pub mod pack;
+pub mod sample;
+pub mod select;
+mod source;
+pub mod vector;
+
+use std::fmt;
+
+/// The arithmetic of products of weights and activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Math {
+    /// Weights and activations F16, products F16, sums F32.
+    F16,
+    /// F32 throughout.
+    F32,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kv {
+    /// Two bytes a number.
+    F16,
+    /// Four bytes a number.
+    F32,
+}
+
+impl Kv {
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Kv::F16 => 2,
+            Kv::F32 => 4,
+        }
+    }
+
+    /// A number as the cache gives it back.
+    pub fn round(self, v: f32) -> f32 {
+        match self {
+            Kv::F16 => half::f16::from_f32(v).to_f32(),
+            Kv::F32 => v,
+        }
+    }
+}
+
+impl fmt::Display for Math {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Math::F16 => "f16",
+            Math::F32 => "f32",
+        })
+    }
+}
+
+impl fmt::Display for Kv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kv::F16 => "f16",
+            Kv::F32 => "f32",
+        })
+    }
+}
+
+/// Which of a kernel's forms: the arithmetic, and what the adapter offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// The arithmetic.
+    pub math: Math,
+    /// How keys and values are stored.
+    pub kv: Kv,
+    /// Subgroup operations may be used.
+    pub subgroups: bool,
+    /// F16 arithmetic may be used; without it F16 numbers are stored and computed with as F32,
+    /// rounded to the same values.
+    pub native_f16: bool,
+    /// Workgroups of a dispatch can see each other's writes: attention merges its own splits.
+    pub inline_merge: bool,
+}
+
+/// A shader of one form, ready for a device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shader {
+    /// The kernel's name.
+    pub name: &'static str,
+    /// WGSL.
+    pub source: String,
+    /// For each binding of group 0: its number, and whether it is written.
+    pub bindings: Vec<(u32, bool)>,
+    /// Bytes of immediates.
+    pub immediates: u32,
+}
+
+/// Groups of 16 in the ready-made activations of a vector: whole chunks of 32.
+pub fn groups(elements: usize) -> usize {
+    elements.div_ceil(crate::quant::CHUNK) * (crate::quant::CHUNK / crate::quant::GROUP)
+}
+
+/// Elements of a vector's buffer: whole chunks of 32.
+pub fn padded(elements: usize) -> usize {
+    elements.next_multiple_of(crate::quant::CHUNK)
+}
+
+fn u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

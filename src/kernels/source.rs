@@ -1,0 +1,176 @@
+//! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Write};
+
+use super::{Form, Math};
+use crate::quant::Type;
+
+macro_rules! shaders {
+    ($($name:literal),+ $(,)?) => {
+        /// The text of a file of `shaders/`.
+        fn file(name: &str) -> Option<&'static str> {
+            match name { $($name => Some(include_str!(concat!("../../shaders/", $name))),)+ _ => None }
+        }
+    };
+}
+
+shaders![
+    "attention.wgsl",
+    "attention_merge.wgsl",
+    "embed.wgsl",
+    "emit.wgsl",
+    "gemv.wgsl",
+    "kv.wgsl",
+    "kv_write.wgsl",
+    "mac_levels.wgsl",
+    "mac_numbers.wgsl",
+    "merge.wgsl",
+    "pack.wgsl",
+    "product.wgsl",
+    "sample.wgsl",
+    "select.wgsl",
+    "types.wgsl",
+    "blocks/f32.wgsl",
+    "blocks/f16.wgsl",
+    "blocks/bf16.wgsl",
+    "blocks/q4_0.wgsl",
+    "blocks/q4_1.wgsl",
+    "blocks/q5_0.wgsl",
+    "blocks/q5_1.wgsl",
+    "blocks/q8_0.wgsl",
+    "blocks/q4_k.wgsl",
+    "blocks/q5_k.wgsl",
+    "blocks/q6_k.wgsl",
+    "blocks/q8_k.wgsl",
+];
+
+/// The type's name in shaders.
+pub(super) fn wgsl_name(ty: Type) -> String {
+    ty.name().to_ascii_lowercase()
+}
+
+/// What a shader's text is made with.
+#[derive(Clone, Default)]
+pub(super) struct Source {
+    flags: BTreeSet<&'static str>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Source {
+    /// The flags and names that every kernel's form has.
+    pub(super) fn new(form: Form) -> Source {
+        let (flag, activations) = match (form.math, form.native_f16) {
+            (Math::F32, _) => ("F32", "vec4<f32>"),
+            (Math::F16, true) => ("F16", "vec4<f16>"),
+            (Math::F16, false) => ("F16_STORED", "vec2<u32>"),
+        };
+        let mut source = Source::default();
+        source.flag(flag, true).flag("SUBGROUPS", form.subgroups).set("ACT", activations);
+        source
+    }
+
+    pub(super) fn flag(&mut self, name: &'static str, on: bool) -> &mut Self {
+        if on {
+            self.flags.insert(name);
+        }
+        self
+    }
+
+    pub(super) fn set(&mut self, name: &'static str, value: impl Display) -> &mut Self {
+        self.values.insert(name, value.to_string());
+        self
+    }
+
+    /// A number as a WGSL F32 literal, exact.
+    pub(super) fn set_f32(&mut self, name: &'static str, value: f32) -> &mut Self {
+        self.set(name, format_args!("bitcast<f32>({}u)", value.to_bits()))
+    }
+
+    /// The snippets of the types, each once; with their products for `gemv`.
+    pub(super) fn set_blocks(&mut self, types: &[Type], products: bool) -> &mut Self {
+        let mut text = String::new();
+        let distinct: BTreeSet<Type> = types.iter().copied().collect();
+        for ty in distinct {
+            let name = wgsl_name(ty);
+            self.expand_file(&format!("blocks/{name}.wgsl"), &mut text);
+            if products {
+                let mut own = self.clone();
+                own.set("TYPE", &name).flag("IS_F16", ty == Type::F16);
+                let mac = if ty.is_float() { "mac_numbers.wgsl" } else { "mac_levels.wgsl" };
+                own.expand_file(mac, &mut text);
+            }
+        }
+        self.set("BLOCKS", text)
+    }
+
+    /// The whole text of a shader.
+    pub(super) fn build(&self, name: &str) -> String {
+        let mut out = String::new();
+        if self.flags.contains("F16") {
+            out.push_str("enable f16;\n");
+        }
+        self.expand_file(name, &mut out);
+        debug_assert!(!out.contains("${"), "{name}: a name is not set: {out}");
+        out
+    }
+
+    fn expand_file(&self, name: &str, out: &mut String) {
+        debug_assert!(file(name).is_some(), "no shader file {name}");
+        self.expand(file(name).unwrap_or_default(), out);
+    }
+
+    fn expand(&self, text: &str, out: &mut String) {
+        // For each open #if: whether its lines are wanted.
+        let mut open: Vec<bool> = Vec::new();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("#if"), Some(flag)) => open.push(self.flags.contains(flag)),
+                (Some("#else"), _) => {
+                    if let Some(top) = open.last_mut() {
+                        *top = !*top;
+                    }
+                }
+                (Some("#endif"), _) => {
+                    open.pop();
+                }
+                _ if open.contains(&false) => {}
+                (Some("#include"), Some(name)) => self.expand_file(name.trim_matches('"'), out),
+                _ => self.substitute(line, out),
+            }
+        }
+        debug_assert!(open.is_empty(), "an #if is not closed");
+    }
+
+    fn substitute(&self, line: &str, out: &mut String) {
+        let mut rest = line;
+        while let Some((before, after)) = rest.split_once("${") {
+            out.push_str(before);
+            let (name, after) = after.split_once('}').unwrap_or((after, ""));
+            match self.values.get(name) {
+                Some(value) => out.push_str(value),
+                None => {
+                    let _ = write!(out, "${{{name}}}");
+                }
+            }
+            rest = after;
+        }
+        out.push_str(rest);
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_and_names() {
+        let mut source = Source::default();
+        source.flag("A", true).set("N", 3);
+        let mut out = String::new();
+        source.expand("#if A\na ${N}\n#if B\nno\n#else\nyes\n#endif\n#else\nno\n#endif\nend", &mut out);
+        assert_eq!(out, "a 3\nyes\nend\n");
+    }
+}

@@ -1,0 +1,90 @@
+//! Activations, ready-made by their producer for their consumers' arithmetic: the twin of
+//! `emit.wgsl` and of what `product.wgsl` reads.
+
+use half::f16;
+
+use super::{Math, groups};
+use crate::quant::GROUP;
+
+/// What stands beside a group of 16 numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Record {
+    /// An activation is its number times this.
+    pub scale: f32,
+    /// The sum of the group's activations, as rounded.
+    pub sum: f32,
+    /// The sum of squares of the residual stream, where a norm follows.
+    pub squares: f32,
+}
+
+/// A vector of activations.
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    /// The numbers, padded to whole chunks.
+    pub numbers: Vec<f32>,
+    /// A record per group of 16.
+    pub records: Vec<Record>,
+}
+
+impl Activations {
+    /// Zeros for a vector of so many elements.
+    pub fn zeros(elements: usize) -> Activations {
+        let groups = groups(elements);
+        Activations { numbers: vec![0.0; groups * GROUP], records: vec![Record::default(); groups] }
+    }
+
+    /// Writes group `g`. In F16 its scale is the power of two above the largest magnitude.
+    pub fn emit(&mut self, math: Math, g: usize, values: &[f32; GROUP], squares: f32) {
+        let numbers = &mut self.numbers[g * GROUP..(g + 1) * GROUP];
+        let (scale, sum) = match math {
+            Math::F32 => {
+                numbers.copy_from_slice(values);
+                (1.0, values.iter().sum())
+            }
+            Math::F16 => {
+                let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let exponent = ((top.to_bits() >> 23) + 1).clamp(1, 253);
+                let scale = f32::from_bits(exponent << 23);
+                let inverse = f32::from_bits((254 - exponent) << 23);
+                let mut sum = 0.0;
+                for (n, v) in numbers.iter_mut().zip(values) {
+                    *n = f16::from_f32(v * inverse).to_f32();
+                    sum += *n;
+                }
+                (scale, sum * scale)
+            }
+        };
+        self.records[g] = Record { scale, sum, squares };
+    }
+
+    /// Makes activations of a residual stream, times the weight of the norm that follows.
+    pub fn from_residual(math: Math, x: &[f32], norm: &[f32]) -> Activations {
+        let mut out = Activations::zeros(x.len());
+        for (g, chunk) in x.chunks(GROUP).enumerate() {
+            let (mut values, mut squares) = ([0.0; GROUP], 0.0);
+            for (i, v) in chunk.iter().enumerate() {
+                squares += v * v;
+                values[i] = v * norm[g * GROUP + i];
+            }
+            out.emit(math, g, &values, squares);
+        }
+        out
+    }
+
+    /// Makes activations of plain values.
+    pub fn from_values(math: Math, values: &[f32]) -> Activations {
+        let mut out = Activations::zeros(values.len());
+        for (g, chunk) in values.chunks(GROUP).enumerate() {
+            let mut group = [0.0; GROUP];
+            group[..chunk.len()].copy_from_slice(chunk);
+            out.emit(math, g, &group, 0.0);
+        }
+        out
+    }
+
+    /// 1 / sqrt(mean square + epsilon) of the residual stream that these came from.
+    pub fn norm_factor(&self, width: usize, epsilon: f32) -> f32 {
+        let squares: f32 = self.records.iter().map(|r| r.squares).sum();
+        1.0 / (squares / width as f32 + epsilon).sqrt()
+    }
+}

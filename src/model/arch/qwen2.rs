@@ -1,0 +1,9 @@
+//! Qwen2 and Qwen2.5: biases on Q, K and V; RoPE turns halves.
+
+use crate::Result;
+use crate::model::keys::Keys;
+use crate::model::spec::{Pairing, Spec};
+
+pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
+    Spec::common("qwen2", keys, Pairing::Halves)
+}

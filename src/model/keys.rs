@@ -1,0 +1,88 @@
+//! Typed access to an architecture's metadata keys, with errors that name them.
+
+use crate::gguf::{File, Value};
+use crate::{Error, Result};
+
+/// Sizes beyond this are damage, not models.
+const MAX_SIZE: u64 = 1 << 24;
+
+/// The keys of one architecture: `NAME.key`.
+pub(super) struct Keys<'a> {
+    file: &'a File,
+    architecture: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys of a file's architecture.
+    pub(super) fn new(file: &'a File, architecture: &'a str) -> Keys<'a> {
+        Keys { file, architecture }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    /// A value, if the key is there.
+    pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.file.get(&self.name(key))
+    }
+
+    /// An error about a key's value.
+    pub(super) fn bad(&self, key: &str, why: impl std::fmt::Display) -> Error {
+        Error::Unsupported(format!("metadata key {}: {why}", self.name(key)))
+    }
+
+    /// An error about something of the architecture that is not known here.
+    pub(super) fn unsupported(&self, what: impl std::fmt::Display) -> Error {
+        Error::Unsupported(format!("architecture {}: {what} is not supported", self.architecture))
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::Unsupported(format!("metadata key {} is missing", self.name(key)))
+    }
+
+    /// A count of at least 1. Per-layer arrays are accepted where all layers agree.
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
+        let number = match value {
+            Value::Array(array) => {
+                let all = array.integers().unwrap_or_default();
+                match all.split_first() {
+                    Some((first, rest)) if rest.iter().all(|v| v == first) => u64::try_from(*first).ok(),
+                    _ => return Err(self.unsupported(format!("{key} that differs between layers"))),
+                }
+            }
+            other => other.as_u64(),
+        };
+        match number {
+            Some(0) => Err(self.bad(key, "must not be 0")),
+            Some(n) if n <= MAX_SIZE => Ok(n as usize),
+            Some(n) => Err(self.bad(key, format!("{n} is too large"))),
+            None => Err(self.bad(key, format!("must be a positive integer, not {}", value.ty()))),
+        }
+    }
+
+    /// As [`Keys::size`], with a default where the key is missing.
+    pub(super) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_none() { Ok(default) } else { self.size(key) }
+    }
+
+    /// A floating-point number.
+    pub(super) fn f32(&self, key: &str) -> Result<f32> {
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
+        value.as_f32().ok_or_else(|| self.bad(key, format!("must be a float, not {}", value.ty())))
+    }
+
+    /// As [`Keys::f32`], with a default where the key is missing.
+    pub(super) fn f32_or(&self, key: &str, default: f32) -> Result<f32> {
+        if self.get(key).is_none() { Ok(default) } else { self.f32(key) }
+    }
+
+    /// A string, with a default where the key is missing.
+    pub(super) fn str_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(v) => v.as_str().ok_or_else(|| self.bad(key, format!("must be text, not {}", v.ty()))),
+        }
+    }
+}

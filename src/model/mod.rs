@@ -1,0 +1,49 @@
+//! What a file's tensors are for: metadata → [`Spec`] → [`Plan`].
+
+pub mod arch;
+mod keys;
+mod plan;
+pub mod rope;
+mod spec;
+mod synthetic;
+mod weights;
+
+pub use plan::{Op, Plan};
+pub use spec::{Activation, Pairing, Rope, Scaling, Spec};
+pub use synthetic::{Ftype, Synthetic};
+pub use weights::{Matrix, Vector, Weights};
+
+use crate::Result;
+use crate::gguf::File;
+
+/// A model that can be run: its plan and where its weights are.
+pub struct Model {
+    /// The operations.
+    pub plan: Plan,
+    /// The tensors.
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Reads and checks a file's model, without loading weights.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`], naming the key or tensor.
+    pub fn from_file(file: File) -> Result<Model> {
+        let spec = arch::spec(&file)?;
+        let weights = Weights::File(file);
+        let plan = Plan::new(spec, &weights)?;
+        Ok(Model { plan, weights })
+    }
+
+    /// A model of random weights.
+    ///
+    /// # Errors
+    /// None for shapes that hang together.
+    pub fn synthetic(synthetic: Synthetic) -> Result<Model> {
+        let spec = synthetic.spec.clone();
+        let weights = Weights::Synthetic(synthetic);
+        let plan = Plan::new(spec, &weights)?;
+        Ok(Model { plan, weights })
+    }
+}

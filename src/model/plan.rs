@@ -1,0 +1,148 @@
+//! A model as a list of logical operations over named tensors.
+//!
+//! The operations act on a residual stream `x` and on a current vector, which each of them
+//! reads and replaces. How they are fused into stages is the engine's matter (`lower`).
+
+use super::spec::Spec;
+use super::weights::{Matrix, Vector, Weights};
+use crate::{Error, Result};
+
+/// A logical operation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `x` = the token's row of the table.
+    Embed {
+        /// `(vocab, width)`.
+        table: Matrix,
+    },
+    /// current = RMS norm of `x`, times the weight.
+    Norm {
+        /// `(width)`.
+        weight: Vector,
+    },
+    /// current = raw query, key and value rows, one after another.
+    Qkv {
+        /// `(heads * head_dim, width)`.
+        q: Matrix,
+        /// `(kv_heads * head_dim, width)`.
+        k: Matrix,
+        /// `(kv_heads * head_dim, width)`.
+        v: Matrix,
+    },
+    /// Adds biases, turns queries and keys, stores keys and values, attends.
+    Attend {
+        /// The layer, which names the cache.
+        layer: usize,
+        /// Biases of queries, keys and values.
+        bias: Option<[Vector; 3]>,
+    },
+    /// `x` += weight · current.
+    Residual {
+        /// `(width, ...)`.
+        weight: Matrix,
+    },
+    /// current = activation(gate · current) * (up · current).
+    Gated {
+        /// `(ffn, width)`.
+        gate: Matrix,
+        /// `(ffn, width)`.
+        up: Matrix,
+    },
+    /// logits = weight · current.
+    Logits {
+        /// `(vocab, width)`.
+        weight: Matrix,
+    },
+}
+
+/// A model's operations, and what they share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Hyper-parameters.
+    pub spec: Spec,
+    /// The operations of a step, in order.
+    pub ops: Vec<Op>,
+    /// RoPE's divisor per pair, where the model has one (Llama 3).
+    pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Plan {
+    /// Plans a decoder over its tensors, all of which are found and checked here.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape, or of a type without kernels.
+    pub fn new(mut spec: Spec, weights: &Weights) -> Result<Plan> {
+        let table = embedding(&spec, weights)?;
+        spec.vocab = table.rows;
+        let (width, ffn) = (spec.width, spec.ffn);
+        let (q_rows, kv_rows) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let mut ops = vec![Op::Embed { table: table.clone() }];
+        for layer in 0..spec.layers {
+            let name = |part: &str| format!("blk.{layer}.{part}");
+            let matrix = |part: &str, rows, cols| weights.matrix(&name(part), rows, cols);
+            let vector = |part: &str, len| weights.vector(&name(part), len);
+            ops.push(Op::Norm { weight: vector("attn_norm.weight", width)? });
+            ops.push(Op::Qkv {
+                q: matrix("attn_q.weight", q_rows, width)?,
+                k: matrix("attn_k.weight", kv_rows, width)?,
+                v: matrix("attn_v.weight", kv_rows, width)?,
+            });
+            let bias = if weights.tensor(&name("attn_q.bias")).is_some() {
+                let [q, k, v] = [("q", q_rows), ("k", kv_rows), ("v", kv_rows)]
+                    .map(|(part, rows)| vector(&format!("attn_{part}.bias"), rows));
+                Some([q?, k?, v?])
+            } else {
+                None
+            };
+            ops.push(Op::Attend { layer, bias });
+            ops.push(Op::Residual { weight: matrix("attn_output.weight", width, q_rows)? });
+            ops.push(Op::Norm { weight: vector("ffn_norm.weight", width)? });
+            ops.push(Op::Gated {
+                gate: matrix("ffn_gate.weight", ffn, width)?,
+                up: matrix("ffn_up.weight", ffn, width)?,
+            });
+            ops.push(Op::Residual { weight: matrix("ffn_down.weight", width, ffn)? });
+        }
+        ops.push(Op::Norm { weight: weights.vector("output_norm.weight", width)? });
+        let head = match weights.tensor("output.weight") {
+            Some(_) => weights.matrix("output.weight", table.rows, width)?,
+            None => table,
+        };
+        ops.push(Op::Logits { weight: head });
+        let rope_factors = match weights.tensor("rope_freqs.weight") {
+            Some(_) => Some(weights.floats(&weights.vector("rope_freqs.weight", spec.rope.dims / 2)?)),
+            None => None,
+        };
+        Ok(Plan { spec, ops, rope_factors })
+    }
+
+    /// Every matrix of the model, each once.
+    pub fn matrices(&self) -> Vec<&Matrix> {
+        let mut all: Vec<&Matrix> = Vec::new();
+        for op in &self.ops {
+            let used: Vec<&Matrix> = match op {
+                Op::Embed { table } => vec![table],
+                Op::Qkv { q, k, v } => vec![q, k, v],
+                Op::Residual { weight } | Op::Logits { weight } => vec![weight],
+                Op::Gated { gate, up } => vec![gate, up],
+                Op::Norm { .. } | Op::Attend { .. } => vec![],
+            };
+            for m in used {
+                if !matches!(op, Op::Logits { .. }) || all.first().is_none_or(|e| e.name != m.name) {
+                    all.push(m);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// The embedding, whose rows say how large the vocabulary is.
+fn embedding(spec: &Spec, weights: &Weights) -> Result<Matrix> {
+    let name = "token_embd.weight";
+    let (_, dims) =
+        weights.tensor(name).ok_or_else(|| Error::Unsupported(format!("tensor {name} is missing")))?;
+    let rows = dims.get(1).copied().unwrap_or(1);
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+    weights.matrix(name, rows, spec.width)
+}

@@ -1,0 +1,126 @@
+//! Every form of every shader passes naga's validator and its writers for Vulkan, Metal and
+//! DirectX: "any GPU" has a test on a machine without one.
+
+use infer::kernels::attention::{Attention, Pairing};
+use infer::kernels::embed::Embed;
+use infer::kernels::gemv::{Epilogue, Gemv, Part};
+use infer::kernels::select::Select;
+use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
+use infer::quant::{Layout, Type};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+fn forms() -> Vec<Form> {
+    let mut forms = Vec::new();
+    for (math, native_f16) in [(Math::F32, false), (Math::F16, true), (Math::F16, false)] {
+        for kv in [Kv::F16, Kv::F32] {
+            for (subgroups, inline_merge) in [(true, true), (true, false), (false, true), (false, false)] {
+                forms.push(Form { math, kv, subgroups, native_f16, inline_merge });
+            }
+        }
+    }
+    forms
+}
+
+fn part(ty: Type, rows: usize, cols: usize) -> Part {
+    Part { layout: Layout::new(ty, rows, cols).unwrap(), offset: 0 }
+}
+
+fn shaders(form: Form) -> Vec<Shader> {
+    let mut all = vec![pack::shader(form), Select { vocab: 1000 }.shader(form), sample::shader(1000, form)];
+    let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
+        Gemv { parts, epilogue, norm, tokens, threads: 256 }.shader(form)
+    };
+    for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
+        for tokens in [1, 8] {
+            all.push(gemv(vec![part(ty, 40, 512)], Epilogue::Residual, None, tokens));
+            all.push(gemv(
+                vec![part(ty, 40, 512), part(Type::Q4_K, 40, 512)],
+                Epilogue::Gated,
+                Some((512, 1e-5)),
+                tokens,
+            ));
+            let logits = Epilogue::Logits { first_row: 0, vocab: 100 };
+            all.push(gemv(vec![part(ty, 100, 512)], logits, Some((512, 1e-5)), tokens));
+        }
+        let qkv = vec![part(ty, 64, 512), part(Type::F16, 32, 512), part(Type::Q6_K, 32, 512)];
+        all.push(gemv(qkv, Epilogue::Raw, Some((512, 1e-5)), 1));
+        all.push(Embed { table: part(ty, 40, 512), first_row: 0, vocab: 40 }.shader(form));
+    }
+    for (pairing, head_dim) in [(Pairing::Neighbours, 64), (Pairing::Halves, 22), (Pairing::Halves, 256)] {
+        for decode in [true, false] {
+            for bias in [true, false] {
+                let attention = Attention {
+                    heads: 6,
+                    kv_heads: 2,
+                    head_dim,
+                    rotated: 16,
+                    pairing,
+                    scale: 0.1,
+                    bias,
+                    context: 64,
+                    rows: [0, 384, 512, 640],
+                    max_splits: 4,
+                    decode,
+                };
+                all.extend([
+                    attention.shader(form),
+                    attention.write_shader(form),
+                    attention.merge_shader(form),
+                ]);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_form_is_valid_everywhere() {
+    let mut seen = std::collections::HashSet::new();
+    for form in forms() {
+        for shader in shaders(form) {
+            if seen.insert(shader.source.clone()) {
+                check(&shader, form);
+            }
+        }
+    }
+    assert!(seen.len() > 300, "only {} shaders", seen.len());
+}
+
+fn check(shader: &Shader, form: Form) {
+    let name = shader.name;
+    let module = naga::front::wgsl::parse_str(&shader.source)
+        .unwrap_or_else(|e| panic!("{name} {form:?}: {}", e.emit_to_string(&shader.source)));
+    let capabilities = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::IMMEDIATES
+        | Capabilities::MEMORY_DECORATION_COHERENT;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{name} {form:?}: {}", e.emit_to_string(&shader.source)));
+    let mut declared: Vec<u32> = shader.bindings.iter().map(|b| b.0).collect();
+    let mut used: Vec<u32> =
+        module.global_variables.iter().filter_map(|(_, v)| Some(v.binding?.binding)).collect();
+    declared.sort();
+    used.sort();
+    assert_eq!(declared, used, "{name}: bindings");
+
+    naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
+        .unwrap_or_else(|e| panic!("{name} {form:?}: SPIR-V: {e}"));
+    // DirectX has no coherent decoration: there splits are merged in a dispatch of their own.
+    let mut hlsl = String::new();
+    let options = naga::back::hlsl::Options {
+        shader_model: naga::back::hlsl::ShaderModel::V6_2,
+        fake_missing_bindings: true,
+        immediates_target: Some(naga::back::hlsl::BindTarget::default()),
+        ..Default::default()
+    };
+    let pipeline = naga::back::hlsl::PipelineOptions::default();
+    naga::back::hlsl::Writer::new(&mut hlsl, &options, &pipeline)
+        .write(&module, &info, None)
+        .unwrap_or_else(|e| panic!("{name} {form:?}: HLSL: {e}"));
+    let options =
+        naga::back::msl::Options { lang_version: (3, 0), fake_missing_bindings: true, ..Default::default() };
+    naga::back::msl::write_string(&module, &info, &options, &naga::back::msl::PipelineOptions::default())
+        .unwrap_or_else(|e| panic!("{name} {form:?}: MSL: {e}"));
+}

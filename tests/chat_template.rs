@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use infer::Error;
 use infer::gguf::{File, writer::Writer};
 use infer::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
+use proptest::prelude::*;
 use serde_json::Value;
 
 /// The folder of test data beside the repository, if it is there; what is skipped is said.
@@ -317,4 +318,95 @@ fn long_conversations_render() {
     }
     let text = template(source).render(&long, true).expect("a text");
     assert!(text.len() > 4_900_000 && text.ends_with("last500"));
+}
+
+/// Whatever a template is made of, it renders or it is refused: nothing panics, and nothing
+/// takes long.
+#[test]
+fn any_template_ends() {
+    let parts = vec![
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{%-",
+        "-%}",
+        "{#",
+        "#}",
+        "{% raw %}",
+        "{% endraw %}",
+        "{% for x in ",
+        "{% endfor %}",
+        "{% if ",
+        "{% else %}",
+        "{% endif %}",
+        "{% set x = ",
+        "{% macro m(a, b=1) %}",
+        "{% endmacro %}",
+        "m(",
+        "messages",
+        "[0]",
+        ".content",
+        "|tojson",
+        "|length",
+        "|join(",
+        "|replace(",
+        "x",
+        "a.b",
+        "'s'",
+        "\"",
+        "'",
+        "1",
+        "1.5",
+        " ",
+        "\n",
+        "~",
+        "+",
+        "-",
+        "*",
+        "**",
+        "/",
+        "//",
+        "%",
+        "==",
+        "!=",
+        "<",
+        "in",
+        "not in",
+        "not",
+        "is",
+        "defined",
+        "and",
+        "or",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "=",
+        ".",
+        "|",
+        "\\",
+        "é",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "range(9)",
+        "namespace(x=1)",
+        "loop.index",
+        "strftime_now('%Y')",
+        "raise_exception(",
+    ];
+    let soup = prop::collection::vec(prop::sample::select(parts), 0..24);
+    let config = ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() };
+    let run = proptest::test_runner::TestRunner::new(config).run(&soup, |parts| {
+        if let Err(error) = render(&parts.concat()) {
+            let text = error.to_string();
+            prop_assert!(!text.contains("rendering it failed") && !text.contains("more time"), "{}", text);
+        }
+        Ok(())
+    });
+    run.expect("all end");
 }

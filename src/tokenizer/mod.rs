@@ -15,6 +15,8 @@ mod bpe;
 mod byte_level;
 mod chat;
 mod pre;
+#[cfg(test)]
+mod rules;
 mod special;
 mod split;
 mod spm;
@@ -84,8 +86,15 @@ impl Tokenizer {
             Some(name) => Some(name),
             None => text(file, "tokenizer.ggml.pre")?,
         };
-        // Older files have none; what they mean is the default.
-        let pre = pre.unwrap_or("default");
+        // Older files of byte-level BPE have none.
+        let pre = pre.unwrap_or_else(|| {
+            if model == Model::Bpe {
+                tracing::warn!(
+                    "tokenizer.ggml.pre is missing: the default rules may give ids that are slightly wrong"
+                );
+            }
+            "default"
+        });
         let (vocab, texts) = Vocab::read(file, model)?;
         let (scheme, bos_by_default) = match model {
             Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),

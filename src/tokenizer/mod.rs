@@ -1,10 +1,10 @@
 //! Text ↔ ids, and conversations → text, all from what the file itself says.
 //!
-//! A text goes through three steps: [`special`] cuts it at special tokens, [`split`] cuts the
-//! rest into words by the rules that `tokenizer.ggml.pre` names ([`pre`]), and [`bpe`] merges
-//! the bytes of each word. SentencePiece vocabularies ([`spm`]) know no words. Back from ids
-//! to text is a table of bytes ([`vocab`]) and, while text is generated, a [`Decoder`] that
-//! never shows half a character.
+//! A text goes through three steps: `special` cuts it at special tokens, `split` cuts the rest
+//! into words by the rules that `tokenizer.ggml.pre` names (`pre`), and `bpe` merges the bytes
+//! of each word. SentencePiece vocabularies (`spm`) know no words. Back from ids to text is a
+//! table of bytes (`vocab`) and, while text is generated, a [`Decoder`] that never shows half a
+//! character. Conversations become text by the file's own template (`chat`).
 //!
 //! The `tokenizers` crate is not used. Its pre-tokenizers run a backtracking engine whose
 //! errors they swallow (a million spaces give wrong ids), so the words would have to be ours

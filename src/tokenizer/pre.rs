@@ -169,6 +169,8 @@ const TABLE: &[Pre] = &[
         ],
         &[cl100k(1)],
     ),
+    row(&["laguna"], &[Stage::Lines, cl100k(1)]),
+    Pre { whole_words: true, ..row(&["minicpm5"], &[NUMBERS_OF_THREE, cl100k(MANY)]) },
     compared(&["qwen35"], &[Stage::Cl100k(Cl100k { digits: 1, marks: true, breaks_follow: true })]),
     row(
         &["bailingmoe", "bailingmoe2", "llada-moe"],

@@ -2,9 +2,9 @@
 //!
 //! A template is a Jinja program written for transformers, by whoever made the file. It sees
 //! the conversation, the two special tokens and the date, and nothing else: there is no loader
-//! and no function that reaches out. What it may use up is bounded ([`limits`]), and what
+//! and no function that reaches out. What it may use up is bounded (`limits`), and what
 //! transformers' Jinja2 has that minijinja lacks is added here or put in its place beforehand
-//! ([`source`]).
+//! (`source`).
 
 mod json;
 mod limits;
@@ -42,15 +42,18 @@ impl ChatTemplate {
     /// The template of a file, if it has one. Whether it is any good shows when it renders.
     pub fn from_file(file: &File) -> Option<ChatTemplate> {
         let source = file.get("tokenizer.chat_template")?.as_bytes()?;
-        let token = |key: &str| {
-            let id = usize::try_from(file.get(key)?.as_u64()?).ok()?;
+        // SentencePiece's models have these two where a file names none.
+        let spm = file.get("tokenizer.ggml.model").is_some_and(|v| v.as_bytes() == Some(b"llama"));
+        let token = |key: &str, default: u64| {
+            let named = file.get(key).and_then(|v| v.as_u64());
+            let id = usize::try_from(named.or(spm.then_some(default))?).ok()?;
             let text = file.get("tokenizer.ggml.tokens")?.as_array()?.strings()?.nth(id)?;
             Some(String::from_utf8_lossy(text).into_owned())
         };
         Some(ChatTemplate::new(
             &String::from_utf8_lossy(source),
-            &token("tokenizer.ggml.bos_token_id").unwrap_or_default(),
-            &token("tokenizer.ggml.eos_token_id").unwrap_or_default(),
+            &token("tokenizer.ggml.bos_token_id", 1).unwrap_or_default(),
+            &token("tokenizer.ggml.eos_token_id", 2).unwrap_or_default(),
         ))
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use infer::Error;
 use infer::gguf::{File, writer::Writer};
 use infer::tokenizer::{Special, Tokenizer};
+use proptest::prelude::*;
 use serde_json::Value;
 
 /// The folder of test data beside the repository, if it is there; what is skipped is said.
@@ -475,4 +476,94 @@ fn a_large_vocabulary_is_built_quickly() {
         let limit = if cfg!(debug_assertions) { 3000 } else { 300 };
         assert!(best < Duration::from_millis(limit), "{name}: {best:?}");
     }
+}
+
+/// Merging as it is defined: of all neighbours that can be merged, the best and of those the
+/// leftmost, again and again.
+fn merge_slowly(mut parts: Vec<String>, better: impl Fn(&str, &str) -> Option<i64>) -> Vec<String> {
+    loop {
+        let pairs = parts.windows(2).enumerate();
+        let best = pairs.filter_map(|(i, p)| Some((better(&p[0], &p[1])?, i))).min();
+        let Some((_, i)) = best else { return parts };
+        let right = parts.remove(i + 1);
+        parts[i].push_str(&right);
+    }
+}
+
+#[test]
+fn merging_is_what_it_is_defined_to_be() {
+    let merges = ["a b", "b a", "a a", "ab a", "ba ba", "aa b", "b b", "ab ab", "aab ab", "aba ba", "bb a"];
+    let bpe = build(&small_bpe("gpt-2", &merges)).expect("a tokenizer");
+    let spm = build(&small_spm()).expect("a tokenizer");
+    // The order of their scores, the best first.
+    let scores = ["ba", "ab", "▁a"];
+    let letters = prop::collection::vec(prop::sample::select(vec!['a', 'b']), 1..60);
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    let run = proptest::test_runner::TestRunner::new(config).run(&letters, |letters| {
+        let text: String = letters.iter().collect();
+        let pieces = |tokenizer: &Tokenizer| -> Vec<String> {
+            tokenizer
+                .encode(&text, Special::AsText)
+                .expect("ids")
+                .iter()
+                .map(|id| tokenizer.piece(*id))
+                .collect()
+        };
+        let singles: Vec<String> = letters.iter().map(char::to_string).collect();
+        let rank = |a: &str, b: &str| {
+            let rank = merges.iter().position(|m| m.split_once(' ') == Some((a, b)))?;
+            i64::try_from(rank).ok()
+        };
+        prop_assert_eq!(pieces(&bpe), merge_slowly(singles.clone(), rank));
+        let score = |a: &str, b: &str| {
+            let rank = scores.iter().position(|t| *t == format!("{a}{b}"))?;
+            i64::try_from(rank).ok()
+        };
+        let with_space = [vec!["▁".to_owned()], singles].concat();
+        let expected: Vec<String> =
+            merge_slowly(with_space, score).iter().map(|p| p.replace('▁', " ")).collect();
+        prop_assert_eq!(pieces(&spm), expected);
+        Ok(())
+    });
+    run.expect("all equal");
+}
+
+#[test]
+fn any_text_comes_back() {
+    let bpe = build(&small_bpe("qwen2", &["a b", "Ġ a", "Ã ©"])).expect("a tokenizer");
+    let spm = build(&small_spm()).expect("a tokenizer");
+    let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+    let run = proptest::test_runner::TestRunner::new(config).run(&any::<String>(), |text| {
+        for (tokenizer, space) in [(&bpe, ""), (&spm, " ")] {
+            let ids = tokenizer.encode(&text, Special::AsText).expect("ids");
+            prop_assert_eq!(tokenizer.decode(&ids), text.clone());
+            let mut stream = tokenizer.stream();
+            let mut joined: String = ids.iter().map(|id| stream.push(*id)).collect();
+            joined.push_str(&stream.finish());
+            prop_assert_eq!(joined, if text.is_empty() { String::new() } else { format!("{space}{text}") });
+        }
+        Ok(())
+    });
+    run.expect("all come back");
+}
+
+/// Longest first, and an overlap belongs to the longer one even where the shorter began.
+#[test]
+fn longer_special_tokens_come_first() {
+    let mut writer = Writer::new();
+    let tokens = ["x", "<", ">", "a", "<a>", "a>x", "a>xx", "<unk>"];
+    writer
+        .str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", "gpt-2")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .i32s("tokenizer.ggml.token_type", &[1, 1, 1, 1, 3, 4, 3, 2])
+        .strings::<&str>("tokenizer.ggml.merges", &[]);
+    let tokenizer = build(&writer).expect("a tokenizer");
+    let encode = |text, special| tokenizer.encode(text, special).expect("ids");
+    assert_eq!(encode("<a>x", Special::Recognise), [4, 0]);
+    assert_eq!(encode("<a>xx", Special::Recognise), [1, 6]);
+    assert_eq!(encode("<unk>", Special::Recognise), [7]);
+    // What the user defined is taken whole in any text.
+    assert_eq!(encode("<a>xx", Special::AsText), [1, 5, 0]);
+    assert_eq!(tokenizer.decode(&[5, 4, 7]), "a>x");
 }

@@ -1,10 +1,10 @@
 //! Text ↔ ids, and conversations → text, all from what the file itself says.
 //!
-//! A text goes through three steps: [`special`] cuts it at special tokens, [`split`] cuts the
-//! rest into words by the rules that `tokenizer.ggml.pre` names ([`pre`]), and [`bpe`] merges
-//! the bytes of each word. SentencePiece vocabularies ([`spm`]) know no words. Back from ids
-//! to text is a table of bytes ([`vocab`]) and, while text is generated, a [`Decoder`] that
-//! never shows half a character.
+//! A text goes through three steps: `special` cuts it at special tokens, `split` cuts the rest
+//! into words by the rules that `tokenizer.ggml.pre` names (`pre`), and `bpe` merges the bytes
+//! of each word. SentencePiece vocabularies (`spm`) know no words. Back from ids to text is a
+//! table of bytes (`vocab`) and, while text is generated, a [`Decoder`] that never shows half a
+//! character. Conversations become text by the file's own template (`chat`).
 //!
 //! The `tokenizers` crate is not used. Its pre-tokenizers run a backtracking engine whose
 //! errors they swallow (a million spaces give wrong ids), so the words would have to be ours
@@ -13,7 +13,10 @@
 
 mod bpe;
 mod byte_level;
+mod chat;
 mod pre;
+#[cfg(test)]
+mod rules;
 mod special;
 mod split;
 mod spm;
@@ -24,6 +27,7 @@ mod vocab;
 use crate::gguf::File;
 use crate::{Error, Result};
 use bpe::Bpe;
+pub use chat::{ChatTemplate, Message};
 use special::{Part, Specials};
 use spm::Spm;
 pub use stream::Decoder;
@@ -82,8 +86,15 @@ impl Tokenizer {
             Some(name) => Some(name),
             None => text(file, "tokenizer.ggml.pre")?,
         };
-        // Older files have none; what they mean is the default.
-        let pre = pre.unwrap_or("default");
+        // Older files of byte-level BPE have none.
+        let pre = pre.unwrap_or_else(|| {
+            if model == Model::Bpe {
+                tracing::warn!(
+                    "tokenizer.ggml.pre is missing: the default rules may give ids that are slightly wrong"
+                );
+            }
+            "default"
+        });
         let (vocab, texts) = Vocab::read(file, model)?;
         let (scheme, bos_by_default) = match model {
             Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),

@@ -124,3 +124,37 @@ fn cut_at<'a>(parts: Vec<Part<'a>>, entry: &Entry) -> Vec<Part<'a>> {
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\u{b}' | '\u{c}' | '\r')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The first pass finds what stands in the text, no less and no more.
+        #[test]
+        fn the_first_pass_misses_nothing(tokens in prop::collection::vec("[ab<é]{1,4}", 0..12), text in "[ab<é]{0,30}") {
+            let mut tokens = tokens;
+            tokens.sort();
+            tokens.dedup();
+            let entries: Vec<Entry> = (0..)
+                .zip(&tokens)
+                .map(|(id, t)| Entry { text: t.as_str().into(), id, always: true, strips: false })
+                .collect();
+            let specials = Specials { order: (0..entries.len()).collect(), entries };
+            let expected: Vec<bool> = tokens.iter().map(|t| text.contains(t.as_str())).collect();
+            prop_assert_eq!(specials.occurring(&text), expected);
+            // Nothing is lost when a text is cut.
+            let parts = specials.cut(&text, true);
+            let whole: String = parts
+                .iter()
+                .map(|part| match part {
+                    Part::Text(text) => text,
+                    Part::Token(id) => tokens[*id as usize].as_str(),
+                })
+                .collect();
+            prop_assert_eq!(whole, text);
+        }
+    }
+}

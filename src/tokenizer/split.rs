@@ -56,6 +56,8 @@ pub(super) enum Stage {
     },
     /// DeepSeek V3's words; numbers were cut off before.
     DeepSeek3,
+    /// Lines, and the runs of line feeds between them.
+    Lines,
 }
 
 /// How the relatives of cl100k differ.
@@ -291,6 +293,10 @@ impl Stage {
             Stage::Cl100k(rules) => text.cl100k(at, rules),
             Stage::O200k { digits, contractions } => text.o200k(at, digits, contractions),
             Stage::DeepSeek3 => text.deepseek3(at),
+            Stage::Lines => {
+                let (first, _, next) = text.at(at)?;
+                Some(text.run(next, |c, _| (c == '\n') == (first == '\n')))
+            }
         }
     }
 

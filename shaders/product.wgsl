@@ -17,6 +17,10 @@ fn x4(i: u32) -> vec4<f32> {
   let v = xq[i];
   return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y));
 }
-fn product(a: Number4, i: u32) -> f32 { return dot(quantizeToF16(a * x4(i)), vec4<f32>(1.0)); }
+// Not quantizeToF16: it flushes small numbers to zero.
+fn rounded(v: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(pack2x16float(v.xy)), unpack2x16float(pack2x16float(v.zw)));
+}
+fn product(a: Number4, i: u32) -> f32 { return dot(rounded(a * x4(i)), vec4<f32>(1.0)); }
 #endif
 fn number4(levels: u32) -> Number4 { return Number4(unpack4xI8(levels)); }

@@ -10,6 +10,8 @@ pub mod gpu;
 mod memory;
 mod program;
 pub mod stage;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::ops::ControlFlow;

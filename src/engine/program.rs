@@ -15,10 +15,21 @@ use crate::kernels::{embed, groups, padded};
 use crate::model::{Matrix, Model, Plan, Spec, rope};
 use crate::quant::TILE;
 
-/// Lanes of a matrix product's workgroup.
-const THREADS: usize = 256;
-/// Tokens of a workgroup in a batch.
-const BATCH_TOKENS: usize = 8;
+/// What may differ between adapters without changing results.
+#[derive(Clone, Copy)]
+struct Tuning {
+    /// Lanes of a matrix product's workgroup.
+    threads: usize,
+    /// Tokens of a workgroup in a batch.
+    batch_tokens: usize,
+}
+
+impl Tuning {
+    fn of(gpu: &Gpu) -> Tuning {
+        // A software adapter compiles for as long as the code is: twice the tokens, twice the time.
+        Tuning { threads: 256, batch_tokens: if gpu.software { 4 } else { 8 } }
+    }
+}
 
 /// The tokens that a recording is for.
 pub(super) struct Step {
@@ -183,6 +194,7 @@ impl Programs {
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
         let shape = attention(spec, false, context, true);
+        let tuning = Tuning::of(gpu);
         let vectors = program
             .stages
             .iter()
@@ -231,7 +243,7 @@ impl Programs {
                 last_logits.extend(builder.logits(*place, weight, 1, &logits)?);
             } else {
                 decode.extend(builder.stage(i, stage, *place, 1)?);
-                batch.extend(builder.stage(i, stage, *place, BATCH_TOKENS)?);
+                batch.extend(builder.stage(i, stage, *place, tuning.batch_tokens)?);
             }
         }
         let pipeline = builder.gpu.pipeline(&Select { vocab: spec.vocab }.shader(builder.gpu.form))?;
@@ -276,7 +288,8 @@ impl Programs {
             let out = gpu.buffer("logits", (BATCH * self.spec.vocab * 4) as u64, STORAGE)?;
             let (weight, place) = &self.head;
             let buffers = (&self.normed, &out, &self.best);
-            let made = logits(gpu, &self.store, &self.spec, *place, weight, BATCH_TOKENS, buffers)?;
+            let made =
+                logits(gpu, &self.store, &self.spec, *place, weight, Tuning::of(gpu).batch_tokens, buffers)?;
             self.all_logits = Some((made, out));
         }
         Ok(())
@@ -406,7 +419,7 @@ fn logits(
             stride: weight.rows,
             norm: Some((spec.width, spec.norm_eps)),
             tokens,
-            threads: THREADS,
+            threads: Tuning::of(gpu).threads,
         };
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);
@@ -501,7 +514,7 @@ impl Builder<'_> {
                 stride,
                 norm,
                 tokens,
-                threads: THREADS,
+                threads: Tuning::of(self.gpu).threads,
             };
             let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
             let w = self.store.range(slice);

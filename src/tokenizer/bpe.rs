@@ -1,0 +1,175 @@
+//! Byte-level BPE: in each word, the pair that was learnt first is merged first.
+//!
+//! A merge is kept as a pair of ids and its rank. A word's symbols are a linked list, and the
+//! pairs that can be merged wait in a heap, so a word of n bytes takes n·log n steps: two
+//! million letters without a space are one word.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+use super::byte_level;
+use super::pre::Pre;
+use super::split;
+use super::vocab::{Texts, Vocab, damaged, strings};
+use crate::gguf::File;
+use crate::{Error, Result};
+
+/// The end of a list, the lack of a token, and a symbol merged into its neighbour.
+const NONE: u32 = u32::MAX;
+
+/// Merges and rules of a byte-level vocabulary.
+pub(super) struct Bpe {
+    pre: &'static Pre,
+    /// The token of each byte.
+    bytes: [u32; 256],
+    /// Pair of ids → rank.
+    ranks: HashMap<u64, u32>,
+    /// Rank → the token that the pair becomes.
+    merged: Vec<u32>,
+    /// Whole words that are tokens, where the rules take them so.
+    words: HashMap<Box<[u8]>, u32>,
+}
+
+fn pair(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
+impl Bpe {
+    pub(super) fn read(file: &File, pre: &'static Pre, vocab: &Vocab, texts: &Texts<'_>) -> Result<Bpe> {
+        let find = |text: &[u8]| texts.ids.get(text).copied();
+        let mut utf8 = [0; 4];
+        let bytes = byte_level::chars().map(|c| find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
+
+        let list = strings(file, "tokenizer.ggml.merges")?;
+        let mut ranks = HashMap::with_capacity(list.len());
+        let mut merged = Vec::with_capacity(list.len());
+        let mut whole = Vec::new();
+        for (rank, text) in (0u32..).zip(list) {
+            let show = || String::from_utf8_lossy(text).escape_debug().to_string();
+            // A token never begins with a plain space, so a space in first place is a letter.
+            let space = text.iter().skip(1).position(|b| *b == b' ').map(|i| i + 1);
+            let Some((left, right)) = space.and_then(|i| Some((text.get(..i)?, text.get(i + 1..)?))) else {
+                return Err(damaged(format_args!("merge {rank}, \"{}\", is no pair", show())));
+            };
+            whole.clear();
+            whole.extend(left);
+            whole.extend(right);
+            let (Some(left), Some(right), Some(id)) = (find(left), find(right), find(&whole)) else {
+                return Err(damaged(format_args!("merge {rank}, \"{}\", names unknown tokens", show())));
+            };
+            ranks.entry(pair(left, right)).or_insert(rank);
+            merged.push(id);
+        }
+
+        let mut words = HashMap::new();
+        if pre.whole_words {
+            words.reserve(vocab.len());
+            let mut decoded = Vec::new();
+            for (id, text) in (0u32..).zip(&texts.list) {
+                decoded.clear();
+                if byte_level::decode(text, &mut decoded) {
+                    words.insert(decoded.as_slice().into(), id);
+                }
+            }
+        }
+        Ok(Bpe { pre, bytes, ranks, merged, words })
+    }
+
+    /// Appends the ids of a text without special tokens.
+    pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        let mut work = Work::default();
+        let mut result = Ok(());
+        split::split(text, self.pre.stages, &mut |word| {
+            if result.is_ok() {
+                result = self.word(word.as_bytes(), &mut work, out);
+            }
+        });
+        result
+    }
+
+    fn word(&self, word: &[u8], work: &mut Work, out: &mut Vec<u32>) -> Result<()> {
+        if let Some(id) = self.words.get(word) {
+            out.push(*id);
+            return Ok(());
+        }
+        work.clear();
+        for byte in word {
+            let id = self.bytes[usize::from(*byte)];
+            if id == NONE {
+                return Err(Error::Request(format!(
+                    "the text has the byte 0x{byte:02x}, for which the model's vocabulary has no token"
+                )));
+            }
+            work.push(id);
+        }
+        work.merge(|left, right| {
+            let rank = *self.ranks.get(&pair(left, right))?;
+            Some((rank, *self.merged.get(rank as usize)?))
+        });
+        out.extend(work.ids.iter().filter(|id| **id != NONE));
+        Ok(())
+    }
+}
+
+/// A word's symbols as a linked list, and the merges that wait. Kept from word to word.
+#[derive(Default)]
+struct Work {
+    /// The token of a symbol, or none once it was merged into the one before it.
+    ids: Vec<u32>,
+    prev: Vec<u32>,
+    next: Vec<u32>,
+    /// Rank and place of a pair, and its two ids when it was found.
+    heap: BinaryHeap<Reverse<(u32, u32, u32, u32)>>,
+}
+
+impl Work {
+    fn clear(&mut self) {
+        self.ids.clear();
+        self.prev.clear();
+        self.next.clear();
+        self.heap.clear();
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the caller refuses texts of 4 GiB")]
+    fn push(&mut self, id: u32) {
+        let at = self.ids.len() as u32;
+        self.ids.push(id);
+        self.prev.push(at.wrapping_sub(1));
+        self.next.push(at + 1);
+    }
+
+    fn find(&mut self, left: u32, right: u32, rank: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+        if left == NONE || right == NONE {
+            return;
+        }
+        let (a, b) = (self.ids[left as usize], self.ids[right as usize]);
+        if let Some((rank, _)) = rank(a, b) {
+            self.heap.push(Reverse((rank, left, a, b)));
+        }
+    }
+
+    /// Merges the lowest rank first, and of equal ranks the leftmost.
+    fn merge(&mut self, rank: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+        let Some(last) = self.next.last_mut() else { return };
+        *last = NONE;
+        for left in 0..self.ids.len().saturating_sub(1) as u32 {
+            self.find(left, left + 1, &rank);
+        }
+        while let Some(Reverse((_, left, a, b))) = self.heap.pop() {
+            let right = self.next[left as usize];
+            if self.ids[left as usize] != a || right == NONE || self.ids[right as usize] != b {
+                continue;
+            }
+            let Some((_, id)) = rank(a, b) else { continue };
+            let after = self.next[right as usize];
+            self.ids[left as usize] = id;
+            self.ids[right as usize] = NONE;
+            self.next[left as usize] = after;
+            if after != NONE {
+                self.prev[after as usize] = left;
+            }
+            self.find(self.prev[left as usize], left, &rank);
+            self.find(left, after, &rank);
+        }
+    }
+}

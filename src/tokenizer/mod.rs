@@ -1,0 +1,228 @@
+//! Text ↔ ids, and conversations → text, all from what the file itself says.
+//!
+//! A text goes through three steps: [`special`] cuts it at special tokens, [`split`] cuts the
+//! rest into words by the rules that `tokenizer.ggml.pre` names ([`pre`]), and [`bpe`] merges
+//! the bytes of each word. SentencePiece vocabularies ([`spm`]) know no words. Back from ids
+//! to text is a table of bytes ([`vocab`]) and, while text is generated, a [`Decoder`] that
+//! never shows half a character.
+//!
+//! The `tokenizers` crate is not used. Its pre-tokenizers run a backtracking engine whose
+//! errors they swallow (a million spaces give wrong ids), so the words would have to be ours
+//! anyway; it ranks pairs where SentencePiece scores results, so that would be ours as well;
+//! what is left, merging a word, takes every merge as two owned strings, and is a hundred lines.
+
+mod bpe;
+mod byte_level;
+mod pre;
+mod special;
+mod split;
+mod spm;
+mod stream;
+mod unicode;
+mod vocab;
+
+use crate::gguf::File;
+use crate::{Error, Result};
+use bpe::Bpe;
+use special::{Part, Specials};
+use spm::Spm;
+pub use stream::Decoder;
+use vocab::{Kind, Model, Vocab, damaged, flag};
+
+/// What the text of a special token, such as `<|im_end|>`, means in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// The token: for text that a template has made.
+    Recognise,
+    /// Nothing special: for text that a stranger has written.
+    AsText,
+}
+
+enum Scheme {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+/// The tokenizer of one file.
+pub struct Tokenizer {
+    vocab: Vocab,
+    specials: Specials,
+    scheme: Scheme,
+    add_bos: bool,
+    add_eos: bool,
+}
+
+impl Tokenizer {
+    /// Builds what the file's metadata describes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model or a pre-tokenizer that is not known, and for lists
+    /// that are missing or contradict each other.
+    pub fn from_file(file: &File) -> Result<Tokenizer> {
+        Tokenizer::with_pre(file, None)
+    }
+
+    /// The same with another name in the place of `tokenizer.ggml.pre`.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::from_file`].
+    pub fn with_pre(file: &File, name: Option<&str>) -> Result<Tokenizer> {
+        let model = match text(file, "tokenizer.ggml.model")? {
+            Some("gpt2") => Model::Bpe,
+            Some("llama") => Model::Spm,
+            Some(other) => {
+                return Err(Error::Unsupported(format!(
+                    "tokenizer.ggml.model: \"{}\" is not supported (gpt2 and llama are)",
+                    other.escape_debug()
+                )));
+            }
+            None => return Err(damaged("tokenizer.ggml.model is missing")),
+        };
+        let pre = match name {
+            Some(name) => Some(name),
+            None => text(file, "tokenizer.ggml.pre")?,
+        };
+        // Older files have none; what they mean is the default.
+        let pre = pre.unwrap_or("default");
+        let (vocab, texts) = Vocab::read(file, model)?;
+        let (scheme, bos_by_default) = match model {
+            Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
+            Model::Bpe => {
+                let pre = pre::find(pre).ok_or_else(|| {
+                    Error::Unsupported(format!(
+                        "tokenizer.ggml.pre: pre-tokenizer \"{}\" is not known, and another would give wrong ids",
+                        pre.escape_debug()
+                    ))
+                })?;
+                (Scheme::Bpe(Bpe::read(file, pre, &vocab, &texts)?), pre.add_bos)
+            }
+        };
+        let specials = Specials::new(&vocab, strips(file));
+        Ok(Tokenizer {
+            specials,
+            scheme,
+            add_bos: flag(file, "tokenizer.ggml.add_bos_token")?.unwrap_or(bos_by_default),
+            add_eos: flag(file, "tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            vocab,
+        })
+    }
+
+    /// The ids of a text, and nothing added.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a text of more than 4 GiB, or with a byte that the vocabulary
+    /// cannot write.
+    pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::Request("the text is longer than 4 GiB".to_owned()));
+        }
+        let mut ids = Vec::new();
+        let mut first = true;
+        for part in self.specials.cut(text, special == Special::Recognise) {
+            match (part, &self.scheme) {
+                (Part::Token(id), _) => ids.push(id),
+                (Part::Text(text), Scheme::Bpe(bpe)) => bpe.encode(text, &mut ids)?,
+                (Part::Text(text), Scheme::Spm(spm)) => spm.encode(text, first, &mut ids)?,
+            }
+            first = matches!(part, Part::Token(_));
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a text with BOS before and EOS behind it as the file asks. A text that
+    /// already begins with BOS gets no second one.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_with_bos(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, special)?;
+        if let Some(bos) = self.bos().filter(|bos| self.add_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        if self.add_eos {
+            ids.extend(self.eos());
+        }
+        Ok(ids)
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.vocab.bos
+    }
+
+    /// The token that ends a text. Generation ends at more: see [`Tokenizer::end_ids`].
+    pub fn eos(&self) -> Option<u32> {
+        self.vocab.eos
+    }
+
+    /// Whether a text is to begin with BOS.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether a text is to end with EOS.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Every id at which generation ends, in order.
+    pub fn end_ids(&self) -> &[u32] {
+        &self.vocab.end_ids
+    }
+
+    /// The number of tokens.
+    #[allow(clippy::len_without_is_empty, reason = "a tokenizer without tokens cannot be built")]
+    pub fn len(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// A token for the eye, whatever its kind, with U+FFFD for bytes that alone are no text.
+    pub fn piece(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.vocab.raw(id)).into_owned()
+    }
+
+    /// The bytes that a token adds to a text: none for control tokens, for holes in the
+    /// vocabulary and for ids that it does not have.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.vocab.visible(id)
+    }
+
+    /// The text of ids, with U+FFFD where bytes are no UTF-8. It undoes
+    /// [`Tokenizer::encode`]: the space that SentencePiece puts in front is taken off again.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut bytes = Vec::new();
+        let prefix = matches!(&self.scheme, Scheme::Spm(spm) if spm.space_prefix);
+        let mut first = true;
+        for id in ids {
+            let part = self.bytes(*id);
+            bytes.extend(if prefix && first { part.strip_prefix(b" ").unwrap_or(part) } else { part });
+            first = matches!(self.vocab.kind(*id), Some(Kind::Control | Kind::Unknown | Kind::UserDefined));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// A decoder for ids as they are generated. Their text continues a prompt, so a space in
+    /// front belongs to it.
+    pub fn stream(&self) -> Decoder<'_> {
+        Decoder::new(self)
+    }
+}
+
+/// A string of the metadata; one that is no UTF-8 names nothing that is known.
+fn text<'a>(file: &'a File, key: &str) -> Result<Option<&'a str>> {
+    match file.get(key) {
+        None => Ok(None),
+        Some(value) => {
+            let text = value.as_str().ok_or_else(|| damaged(format_args!("{key} is no text")))?;
+            Ok(Some(text))
+        }
+    }
+}
+
+/// Which special tokens take the white space behind them: a file does not say, and of the
+/// models that need it Phi-3 is known by its name alone.
+fn strips(file: &File) -> impl Fn(&str) -> bool + use<> {
+    let name = file.get("general.name").and_then(|v| v.as_str()).unwrap_or_default().to_lowercase();
+    let phi3 = name.contains("phi-3") || name.contains("phi3");
+    move |token| phi3 && !matches!(token, "<unk>" | "<s>" | "<|endoftext|>")
+}

@@ -1,0 +1,244 @@
+//! Which words a file's `tokenizer.ggml.pre` means: one row per name.
+//!
+//! A name that is not here is refused. Guessing would give ids that are nearly right.
+
+use super::split::{Cl100k, Lead, Set, Stage};
+use super::unicode::{LETTER, NUMBER, PUNCT};
+
+/// What a name of `tokenizer.ggml.pre` stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pre {
+    pub(super) names: &'static [&'static str],
+    pub(super) stages: &'static [Stage],
+    /// A word that is a token is taken whole, without looking at merges.
+    pub(super) whole_words: bool,
+    /// BOS is added where the file does not say.
+    pub(super) add_bos: bool,
+    /// At least one of the names was compared with another implementation's ids. The other
+    /// rows follow the published rules and have been tried on hand-made text alone.
+    #[allow(dead_code, reason = "a fact about the row, which the tests keep true")]
+    pub(super) compared: bool,
+}
+
+/// The row of a name.
+pub(super) fn find(name: &str) -> Option<&'static Pre> {
+    TABLE.iter().find(|row| row.names.contains(&name))
+}
+
+const fn row(names: &'static [&'static str], stages: &'static [Stage]) -> Pre {
+    Pre { names, stages, whole_words: false, add_bos: false, compared: false }
+}
+
+const fn compared(names: &'static [&'static str], stages: &'static [Stage]) -> Pre {
+    Pre { compared: true, ..row(names, stages) }
+}
+
+const fn class(classes: u8) -> Set {
+    Set { classes, ranges: &[] }
+}
+
+const fn chars(ranges: &'static [(char, char)]) -> Set {
+    Set { classes: 0, ranges }
+}
+
+const MANY: usize = usize::MAX;
+const EACH_NUMBER: Stage = Stage::Run(Lead::None, class(NUMBER), 1);
+const NUMBERS_OF_THREE: Stage = Stage::Run(Lead::None, class(NUMBER), 3);
+const EACH_BREAK: Stage = Stage::Run(Lead::None, chars(&[('\n', '\n'), ('\r', '\r')]), 1);
+
+const fn cl100k(digits: usize) -> Stage {
+    Stage::Cl100k(Cl100k { digits, marks: false, breaks_follow: true })
+}
+
+/// The characters of words in deepseek-llm: letters with case, as of some Unicode version.
+#[rustfmt::skip]
+const DEEPSEEK_LETTERS: Set = chars(&[
+    ('A', 'Z'), ('a', 'z'), ('\u{b5}', '\u{b5}'), ('\u{c0}', '\u{d6}'), ('\u{d8}', '\u{f6}'),
+    ('\u{f8}', '\u{1ba}'), ('\u{1bc}', '\u{1bf}'), ('\u{1c4}', '\u{293}'), ('\u{295}', '\u{2af}'),
+    ('\u{370}', '\u{373}'), ('\u{376}', '\u{377}'), ('\u{37b}', '\u{37d}'), ('\u{37f}', '\u{37f}'),
+    ('\u{386}', '\u{386}'), ('\u{388}', '\u{38a}'), ('\u{38c}', '\u{38c}'), ('\u{38e}', '\u{3a1}'),
+    ('\u{3a3}', '\u{3f5}'), ('\u{3f7}', '\u{481}'), ('\u{48a}', '\u{52f}'), ('\u{531}', '\u{556}'),
+    ('\u{10a0}', '\u{10c5}'), ('\u{13a0}', '\u{13f5}'), ('\u{13f8}', '\u{13fd}'), ('\u{1c90}',
+    '\u{1cba}'), ('\u{1cbd}', '\u{1cbf}'), ('\u{1d00}', '\u{1d2b}'), ('\u{1d6b}', '\u{1d77}'),
+    ('\u{1d79}', '\u{1d9a}'), ('\u{1e00}', '\u{1f15}'), ('\u{1f18}', '\u{1f1d}'), ('\u{1f20}',
+    '\u{1f45}'), ('\u{1f48}', '\u{1f4d}'), ('\u{1f50}', '\u{1f57}'), ('\u{1f59}', '\u{1f59}'),
+    ('\u{1f5b}', '\u{1f5b}'), ('\u{1f5d}', '\u{1f5d}'), ('\u{1f5f}', '\u{1f7d}'), ('\u{1f80}',
+    '\u{1fb4}'), ('\u{1fb6}', '\u{1fbc}'), ('\u{1fbe}', '\u{1fbe}'), ('\u{1fc2}', '\u{1fc4}'),
+    ('\u{1fc6}', '\u{1fcc}'), ('\u{1fd0}', '\u{1fd3}'), ('\u{1fd6}', '\u{1fdb}'), ('\u{1fe0}',
+    '\u{1fec}'), ('\u{1ff2}', '\u{1ff4}'), ('\u{1ff6}', '\u{1ffc}'), ('\u{2102}', '\u{2102}'),
+    ('\u{2107}', '\u{2107}'), ('\u{210a}', '\u{2113}'), ('\u{2115}', '\u{2115}'), ('\u{2119}',
+    '\u{211d}'), ('\u{2124}', '\u{2124}'), ('\u{2126}', '\u{2126}'), ('\u{2128}', '\u{2128}'),
+    ('\u{212a}', '\u{212d}'), ('\u{212f}', '\u{2134}'), ('\u{2139}', '\u{2139}'), ('\u{213c}',
+    '\u{213f}'), ('\u{2145}', '\u{2149}'), ('\u{214e}', '\u{214e}'), ('\u{2183}', '\u{2184}'),
+    ('\u{2c00}', '\u{2c7b}'), ('\u{2c7e}', '\u{2ce4}'), ('\u{2ceb}', '\u{2cee}'), ('\u{2cf2}',
+    '\u{2cf3}'), ('\u{a640}', '\u{a66d}'), ('\u{a680}', '\u{a69b}'), ('\u{a722}', '\u{a76f}'),
+    ('\u{a771}', '\u{a787}'), ('\u{a78b}', '\u{a78e}'), ('\u{ab70}', '\u{abbf}'), ('\u{fb00}',
+    '\u{fb06}'), ('\u{fb13}', '\u{fb17}'), ('\u{ff21}', '\u{ff3a}'), ('\u{ff41}', '\u{ff5a}'),
+    ('\u{10400}', '\u{1044f}'), ('\u{104b0}', '\u{104d3}'), ('\u{104d8}', '\u{104fb}'), ('\u{10c80}',
+    '\u{10cb2}'), ('\u{10cc0}', '\u{10cf2}'), ('\u{118a0}', '\u{118df}'), ('\u{1e900}', '\u{1e943}')
+]);
+const DEEPSEEK_PUNCT: Set = chars(&[
+    ('!', '/'),
+    (':', '~'),
+    ('\u{ff01}', '\u{ff0f}'),
+    ('\u{ff1a}', '\u{ff5e}'),
+    ('\u{2018}', '\u{201f}'),
+    ('\u{3000}', '\u{3002}'),
+]);
+const DEEPSEEK_CJK: Set =
+    chars(&[('\u{4e00}', '\u{9fa5}'), ('\u{800}', '\u{4e00}'), ('\u{ac00}', '\u{d7ff}')]);
+const CJK_AND_KANA: Set = chars(&[('\u{4e00}', '\u{9fa5}'), ('\u{3040}', '\u{30ff}')]);
+
+const FALCON_PUNCT: Set = Set {
+    classes: PUNCT,
+    ranges: &[('$', '$'), ('+', '+'), ('<', '>'), ('^', '^'), ('~', '~'), ('|', '|'), ('`', '`')],
+};
+const DEFAULT_PUNCT: Set =
+    Set { classes: PUNCT, ranges: &[('$', '$'), ('+', '+'), ('<', '>'), ('^', '^'), ('~', '~'), ('|', '|')] };
+/// What ends a word of BLOOM, besides white space.
+const BLOOM_STOPS: Set = chars(&[
+    ('(', ')'),
+    ('|', '|'),
+    ('.', '.'),
+    (',', ','),
+    ('!', '!'),
+    ('?', '?'),
+    ('\u{2026}', '\u{2026}'),
+    ('\u{3002}', '\u{3002}'),
+    ('\u{ff0c}', '\u{ff0c}'),
+    ('\u{3001}', '\u{3001}'),
+    ('\u{964}', '\u{964}'),
+    ('\u{6d4}', '\u{6d4}'),
+    ('\u{60c}', '\u{60c}'),
+]);
+
+const TABLE: &[Pre] = &[
+    Pre {
+        whole_words: true,
+        add_bos: true,
+        ..compared(
+            &[
+                "llama-bpe",
+                "llama3",
+                "llama-v3",
+                "falcon3",
+                "falcon-h1",
+                "pixtral",
+                "midm-2.0",
+                "lfm2",
+                "jina-v5-nano",
+            ],
+            &[cl100k(3)],
+        )
+    },
+    compared(
+        &[
+            "gpt-2",
+            "mpt",
+            "phi-2",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "exaone4",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+        ],
+        &[Stage::Gpt2],
+    ),
+    compared(
+        &["starcoder", "refact", "smollm", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        &[EACH_NUMBER, Stage::Gpt2],
+    ),
+    compared(
+        &[
+            "qwen2",
+            "deepseek-r1-qwen",
+            "stablelm2",
+            "hunyuan",
+            "megrez",
+            "solar-open",
+            "grok-2",
+            "kormo",
+            "f2llmv2",
+        ],
+        &[cl100k(1)],
+    ),
+    compared(&["qwen35"], &[Stage::Cl100k(Cl100k { digits: 1, marks: true, breaks_follow: true })]),
+    row(
+        &["bailingmoe", "bailingmoe2", "llada-moe"],
+        // `\s*[\r\n]` and `\s*[\r\n]+` end at the same line break.
+        &[cl100k(1)],
+    ),
+    row(&["seed-coder"], &[Stage::Cl100k(Cl100k { digits: 1, marks: false, breaks_follow: false })]),
+    row(&["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], &[cl100k(3)]),
+    compared(
+        &["deepseek-llm"],
+        &[
+            EACH_BREAK,
+            Stage::Run(Lead::White, DEEPSEEK_LETTERS, MANY),
+            Stage::Run(Lead::White, DEEPSEEK_PUNCT, MANY),
+            Stage::SpacesAtEnd,
+            Stage::Run(Lead::None, DEEPSEEK_CJK, MANY),
+            Stage::Run(Lead::None, class(NUMBER), MANY),
+        ],
+    ),
+    compared(
+        &["deepseek-coder"],
+        &[
+            EACH_BREAK,
+            Stage::Run(Lead::White, class(LETTER), MANY),
+            Stage::Run(Lead::White, class(PUNCT), MANY),
+            Stage::Run(Lead::None, DEEPSEEK_CJK, MANY),
+            EACH_NUMBER,
+        ],
+    ),
+    row(
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
+        &[NUMBERS_OF_THREE, Stage::Run(Lead::None, CJK_AND_KANA, MANY), Stage::DeepSeek3],
+    ),
+    compared(&["falcon"], &[Stage::Run(Lead::None, FALCON_PUNCT, MANY), Stage::Gpt2, Stage::ThreeDigits]),
+    row(
+        &["default"],
+        &[
+            Stage::Run(Lead::None, DEFAULT_PUNCT, MANY),
+            Stage::Gpt2,
+            Stage::Run(Lead::None, class(NUMBER), MANY),
+            Stage::ThreeDigits,
+        ],
+    ),
+    row(&["bloom", "gpt3-finnish", "poro-chat"], &[Stage::RunOutside(Lead::Space, BLOOM_STOPS)]),
+    row(&["viking"], &[Stage::RunOutside(Lead::Space, BLOOM_STOPS), EACH_NUMBER]),
+    Pre {
+        whole_words: true,
+        add_bos: true,
+        ..row(&["tekken"], &[Stage::O200k { digits: 1, contractions: false }])
+    },
+    row(&["gpt-4o", "llama4", "kanana2", "minimax-m2"], &[Stage::O200k { digits: 3, contractions: true }]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_once() {
+        let mut names: Vec<&str> = TABLE.iter().flat_map(|row| row.names).copied().collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn an_unknown_name_has_no_row() {
+        assert!(find("qwen9").is_none());
+        assert!(find("qwen2").is_some_and(|row| row.compared));
+        assert!(find("tekken").is_some_and(|row| !row.compared && row.whole_words));
+    }
+}

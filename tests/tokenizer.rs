@@ -1,0 +1,478 @@
+//! The tokenizer against ids made by another implementation, against damaged files, and
+//! against texts that are too long to be handled carelessly.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use infer::Error;
+use infer::gguf::{File, writer::Writer};
+use infer::tokenizer::{Special, Tokenizer};
+use serde_json::Value;
+
+/// The folder of test data beside the repository, if it is there; what is skipped is said.
+fn shared(what: &str) -> Option<PathBuf> {
+    let root = match std::env::var_os("INFER_SHARED") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+    };
+    let path = root.join(what);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there", path.display());
+    None
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).expect("readable")).expect("JSON")
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    let ids = value.as_array().expect("a list of ids");
+    ids.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()).expect("an id")).collect()
+}
+
+const VOCABS: [&str; 12] = [
+    "gpt-2",
+    "llama-spm",
+    "phi-3",
+    "llama-bpe",
+    "qwen2",
+    "qwen35",
+    "deepseek-llm",
+    "deepseek-coder",
+    "falcon",
+    "starcoder",
+    "refact",
+    "mpt",
+];
+
+/// `qwen35` is the vocabulary of `qwen2` with another name in `tokenizer.ggml.pre`.
+fn vocab(dir: &Path, name: &str) -> Tokenizer {
+    let (stored, pre) = if name == "qwen35" { ("qwen2", Some("qwen35")) } else { (name, None) };
+    let file = File::open(&dir.join(format!("{stored}.gguf"))).expect("a vocabulary");
+    Tokenizer::with_pre(&file, pre).expect("a tokenizer")
+}
+
+#[test]
+fn vocabularies_match_their_texts() {
+    let Some(dir) = shared("vocab") else { return };
+    let mut texts = 0;
+    for name in VOCABS {
+        let tokenizer = vocab(&dir, name);
+        let input = std::fs::read_to_string(dir.join(format!("{name}.inp"))).expect("texts");
+        let output = std::fs::read_to_string(dir.join(format!("{name}.out"))).expect("ids");
+        let mut input: Vec<&str> = input.split("\n__ggml_vocab_test__\n").collect();
+        assert_eq!(input.pop(), Some(""), "the separator stands behind the last text too");
+        assert_eq!(input.len(), output.lines().count());
+        for (text, line) in input.iter().zip(output.lines()) {
+            let expected: Vec<u32> = line.split_whitespace().map(|id| id.parse().expect("an id")).collect();
+            let got = tokenizer.encode(text, Special::AsText).expect("ids");
+            assert_eq!(got, expected, "{name}: {text:?}");
+            texts += 1;
+        }
+    }
+    assert_eq!(texts, 556);
+}
+
+#[test]
+fn vocabularies_match_the_extra_texts() {
+    let Some(dir) = shared("vocab") else { return };
+    let extra = json(&dir.join("extra.json"));
+    let strings = extra["strings"].as_array().expect("strings");
+    let (mut lists, mut doubled) = (0, 0);
+    for name in VOCABS {
+        let tokenizer = vocab(&dir, name);
+        let of = &extra["vocabs"][name];
+        for (i, text) in strings.iter().enumerate() {
+            let text = text.as_str().expect("a string");
+            let plain = tokenizer.encode(text, Special::AsText).expect("ids");
+            assert_eq!(plain, ids(&of["ids"][i]), "{name}: {text:?}");
+            let special = tokenizer.encode(text, Special::Recognise).expect("ids");
+            assert_eq!(special, ids(&of["ids_special"][i]), "{name}, special: {text:?}");
+            let got = tokenizer.encode_with_bos(text, Special::Recognise).expect("ids");
+            let mut expected = ids(&of["ids_add_special"][i]);
+            // The other implementation puts a second BOS before a text that begins with one.
+            if tokenizer.add_bos() && tokenizer.bos() == special.first().copied() {
+                assert_eq!(expected.remove(0), expected[0]);
+                doubled += 1;
+            }
+            assert_eq!(got, expected, "{name}, with BOS: {text:?}");
+            lists += 3;
+        }
+    }
+    assert_eq!((lists, doubled), (1440, 2));
+}
+
+/// Where downloaded models are, if anywhere.
+fn model(file: &str) -> Option<File> {
+    let dir = match std::env::var_os("INFER_MODELS") {
+        Some(dir) => PathBuf::from(dir),
+        None => shared("models")?,
+    };
+    let path = dir.join(file);
+    if !path.exists() {
+        eprintln!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(File::open(&path).expect("a model"))
+}
+
+#[test]
+fn real_models_match() {
+    let Some(dir) = shared("golden") else { return };
+    for name in ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b"] {
+        let golden = json(&dir.join(format!("{name}.json")));
+        let about = &golden["model"];
+        let Some(file) = model(about["file"].as_str().expect("a file name")) else { continue };
+        let tokenizer = Tokenizer::from_file(&file).expect("a tokenizer");
+        assert_eq!(tokenizer.end_ids(), ids(&about["eog_ids"]), "{name}");
+        assert_eq!(Some(tokenizer.add_bos()), about["add_bos"].as_bool(), "{name}");
+        let shown = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
+        assert_eq!(Some(&*shown(tokenizer.bos())), about["bos"].as_str(), "{name}");
+        assert_eq!(Some(&*shown(tokenizer.eos())), about["eos"].as_str(), "{name}");
+        let check = |text: &Value, special, bos, expected: &Value| {
+            let text = text.as_str().expect("a text");
+            let got =
+                if bos { tokenizer.encode_with_bos(text, special) } else { tokenizer.encode(text, special) };
+            assert_eq!(got.expect("ids"), ids(expected), "{name}: {text:?}");
+        };
+        let list = |key: &str| golden[key].as_array().expect("a list").clone();
+        for case in list("tokenize") {
+            check(&case["text"], Special::AsText, false, &case["ids"]);
+            check(&case["text"], Special::Recognise, false, &case["ids_special"]);
+            check(&case["text"], Special::Recognise, true, &case["ids_add_special"]);
+            let text = case["text"].as_str().expect("a text");
+            let back = tokenizer.decode(&ids(&case["ids"]));
+            assert_eq!(back, text, "{name}");
+        }
+        for case in list("chat") {
+            check(&case["prompt"], Special::Recognise, false, &case["ids"]);
+        }
+        for case in list("logits") {
+            check(&case["text"], Special::AsText, true, &case["ids"]);
+        }
+        let perplexity = &golden["perplexity"];
+        check(&perplexity["text"], Special::AsText, true, &perplexity["ids"]);
+        for case in list("greedy") {
+            check(&case["prompt"], Special::Recognise, case["kind"] == "raw", &case["prompt_ids"]);
+            for run in ["f32", "q8a"] {
+                let mut written = ids(&case[run]["ids"]);
+                if case[run]["stop"] == "eog" {
+                    assert!(tokenizer.end_ids().contains(&written.pop().expect("an end")));
+                }
+                let mut stream = tokenizer.stream();
+                let mut text: String = written.iter().map(|id| stream.push(*id)).collect();
+                text.push_str(&stream.finish());
+                assert_eq!(Some(&*text), case[run]["text"].as_str(), "{name}: {}", case["id"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn streamed_pieces_are_the_text() {
+    let Some(dir) = shared("vocab") else { return };
+    let extra = json(&dir.join("extra.json"));
+    for name in VOCABS {
+        let tokenizer = vocab(&dir, name);
+        for text in extra["strings"].as_array().expect("strings") {
+            let text = text.as_str().expect("a string");
+            let encoded = tokenizer.encode(text, Special::AsText).expect("ids");
+            let mut stream = tokenizer.stream();
+            let pieces: Vec<String> = encoded.iter().map(|id| stream.push(*id)).collect();
+            assert_eq!(stream.finish(), "", "{name}: {text:?}");
+            let joined = pieces.concat();
+            assert!(!joined.contains('\u{fffd}') || text.contains('\u{fffd}'), "{name}: {text:?}");
+            assert_eq!(tokenizer.decode(&encoded), text, "{name}");
+            assert!(joined == text || joined.strip_prefix(' ') == Some(text), "{name}: {text:?}");
+        }
+    }
+}
+
+/// The 256 byte tokens, as GPT-2 writes them, behind three special ones.
+fn small_bpe(pre: &str, merges: &[&str]) -> Writer {
+    let mut tokens = vec!["<bos>".to_owned(), "<|im_end|>".to_owned(), "<|x|>".to_owned()];
+    let mut next = '\u{100}'..;
+    for byte in 0..=u8::MAX {
+        let c = char::from(byte);
+        let shown =
+            if matches!(c, '!'..='~' | '¡'..='¬' | '®'..='ÿ') { c } else { next.next().expect("more") };
+        tokens.push(shown.to_string());
+    }
+    tokens.extend(merges.iter().map(|m| m.replace(' ', "")));
+    let kinds: Vec<i32> = (0..tokens.len()).map(|i| if i < 3 { 3 } else { 1 }).collect();
+    let mut writer = Writer::new();
+    writer
+        .str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", pre)
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .strings("tokenizer.ggml.merges", merges)
+        .u32("tokenizer.ggml.bos_token_id", 0);
+    writer
+}
+
+fn build(writer: &Writer) -> Result<Tokenizer, Error> {
+    Tokenizer::from_file(&File::parse(writer.finish()).expect("a container"))
+}
+
+/// The ids of single bytes.
+fn bytes(text: &str) -> Vec<u32> {
+    text.bytes().map(|b| u32::from(b) + 3).collect()
+}
+
+#[test]
+fn a_small_vocabulary_merges_by_rank() {
+    let tokenizer = build(&small_bpe("gpt-2", &["b c", "a b", "Ġ a", "Ġa b"])).expect("a tokenizer");
+    let encode = |text| tokenizer.encode(text, Special::Recognise).expect("ids");
+    assert_eq!(encode("abc"), [bytes("a"), vec![259]].concat());
+    assert_eq!(encode("ab"), [260]);
+    // "a b" was learnt before "Ġ a".
+    assert_eq!(encode("x ab"), [bytes("x "), vec![260]].concat());
+    assert_eq!(encode("x a"), [bytes("x"), vec![261]].concat());
+    assert!(encode("").is_empty());
+    assert_eq!(encode("é"), bytes("é"));
+    assert_eq!(tokenizer.end_ids(), [1]);
+}
+
+#[test]
+fn special_tokens_are_found_only_when_asked_for() {
+    let tokenizer = build(&small_bpe("gpt-2", &[])).expect("a tokenizer");
+    let text = "a<|x|><|im_end|>b";
+    let special = tokenizer.encode(text, Special::Recognise).expect("ids");
+    assert_eq!(special, [bytes("a"), vec![2, 1], bytes("b")].concat());
+    assert_eq!(tokenizer.encode(text, Special::AsText).expect("ids"), bytes(text));
+    assert_eq!(tokenizer.decode(&special), "ab");
+    assert_eq!(tokenizer.piece(1), "<|im_end|>");
+    assert_eq!(tokenizer.bytes(1), b"");
+    assert_eq!((tokenizer.piece(9999), tokenizer.bytes(9999)), (String::new(), &[][..]));
+}
+
+#[test]
+fn bos_is_added_once() {
+    let tokenizer = build(small_bpe("gpt-2", &[]).bool("tokenizer.ggml.add_bos_token", true)).expect("sound");
+    let encode = |text| tokenizer.encode_with_bos(text, Special::Recognise).expect("ids");
+    assert_eq!(encode(""), [0]);
+    assert_eq!(encode("a"), [vec![0], bytes("a")].concat());
+    assert_eq!(encode("<bos>a"), [vec![0], bytes("a")].concat());
+    // By default it is up to the pre-tokenizer.
+    assert!(!build(&small_bpe("gpt-2", &[])).expect("sound").add_bos());
+    assert!(build(&small_bpe("llama-bpe", &[])).expect("sound").add_bos());
+}
+
+#[test]
+fn whole_words_come_before_merges_where_the_rules_say_so() {
+    let merges = ["b c", "a b", "ab c"];
+    let by_merges = build(&small_bpe("gpt-2", &merges)).expect("a tokenizer");
+    assert_eq!(by_merges.encode("abc", Special::AsText).expect("ids"), [bytes("a"), vec![259]].concat());
+    let whole = build(&small_bpe("llama-bpe", &merges)).expect("a tokenizer");
+    assert_eq!(whole.encode("abc", Special::AsText).expect("ids"), [261]);
+}
+
+/// SentencePiece in small: three special tokens, the bytes, and a few pieces.
+fn small_spm() -> Writer {
+    let pieces = [("▁", -1.0), ("a", -2.0), ("b", -3.0), ("ab", -0.5), ("ba", -0.4), ("▁a", -0.6)];
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
+    tokens.extend((0..=u8::MAX).map(|b| format!("<0x{b:02X}>")));
+    tokens.extend(pieces.iter().map(|(text, _)| (*text).to_owned()));
+    let mut scores = vec![0.0; 259];
+    scores.extend(pieces.iter().map(|(_, score)| *score));
+    let kinds: Vec<i32> = (0..tokens.len())
+        .map(|i| match i {
+            0 => 2,
+            1 | 2 => 3,
+            3..259 => 6,
+            _ => 1,
+        })
+        .collect();
+    let mut writer = Writer::new();
+    writer
+        .str("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .f32s("tokenizer.ggml.scores", &scores)
+        .i32s("tokenizer.ggml.token_type", &kinds);
+    writer
+}
+
+#[test]
+fn a_small_sentencepiece_vocabulary_merges_by_score() {
+    let tokenizer = build(&small_spm()).expect("a tokenizer");
+    let encode = |text| tokenizer.encode(text, Special::Recognise).expect("ids");
+    let (space, b, ab, ba, space_a) = (259, 261, 262, 263, 264);
+    assert_eq!(encode("ab"), [space, ab]);
+    // "ba" has the best score, then "▁a".
+    assert_eq!(encode("aba"), [space_a, ba]);
+    assert_eq!(encode("bb"), [space, b, b]);
+    // A character without a piece is spelt; a space follows a special token too.
+    assert_eq!(encode("é</s>ab"), [space, 3 + 0xc3, 3 + 0xa9, 2, space, ab]);
+    assert_eq!(tokenizer.encode_with_bos("", Special::AsText).expect("ids"), [1]);
+    for text in ["ab", " ab", "é b", "", "a  b "] {
+        assert_eq!(tokenizer.decode(&encode(text)), text);
+    }
+    assert_eq!(tokenizer.decode(&encode("b</s>ab")), "bab");
+    let mut stream = tokenizer.stream();
+    let pieces: Vec<String> = encode("aé").iter().map(|id| stream.push(*id)).collect();
+    assert_eq!(pieces, [" a", "", "é"]);
+}
+
+fn refused(writer: &Writer, part: &str) {
+    match build(writer) {
+        Err(Error::Unsupported(text)) => {
+            assert!(text.contains(part) && !text.contains('\n'), "{text}");
+        }
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("{part}: not refused"),
+    }
+}
+
+#[test]
+fn damaged_lists_are_refused_by_name() {
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    refused(&Writer::new(), "tokenizer.ggml.model is missing");
+    refused(Writer::new().u32(&key("model"), 1), "tokenizer.ggml.model is no text");
+    refused(Writer::new().str(&key("model"), "rwkv"), "\"rwkv\" is not supported");
+    refused(Writer::new().str(&key("model"), "gpt2"), "tokenizer.ggml.tokens is missing");
+    refused(Writer::new().str(&key("model"), "gpt2").i32s(&key("tokens"), &[1]), "no list of strings");
+    refused(Writer::new().str(&key("model"), "gpt2").strings::<&str>(&key("tokens"), &[]), "is empty");
+    refused(&small_bpe("qwen9", &[]), "\"qwen9\" is not known");
+    refused(Writer::new().str(&key("model"), "llama").strings(&key("tokens"), &["a"]), "scores is missing");
+    refused(
+        Writer::new()
+            .str(&key("model"), "llama")
+            .strings(&key("tokens"), &["a", "b"])
+            .f32s(&key("scores"), &[0.0]),
+        "1 entries for 2 tokens",
+    );
+    let mut few = small_bpe("gpt-2", &[]);
+    refused(few.u32(&key("eos_token_id"), 259), "eos_token_id is 259, and there are 259 tokens");
+    refused(small_bpe("gpt-2", &[]).u32(&key("add_bos_token"), 1), "is no bool");
+}
+
+#[test]
+fn damaged_merges_are_refused_by_name() {
+    let with = |merge: &str| {
+        let mut writer = Writer::new();
+        writer
+            .str("tokenizer.ggml.model", "gpt2")
+            .str("tokenizer.ggml.pre", "gpt-2")
+            .strings("tokenizer.ggml.tokens", &["a", "b", "ab"])
+            .strings("tokenizer.ggml.merges", &["a b", merge]);
+        writer
+    };
+    refused(&with("b c"), "merge 1, \"b c\", names unknown tokens");
+    refused(&with("b a"), "merge 1, \"b a\", names unknown tokens");
+    refused(&with("ab"), "merge 1, \"ab\", is no pair");
+    refused(&with(""), "merge 1, \"\", is no pair");
+    let tokenizer = build(&with("a b")).expect("a merge that stands twice does no harm");
+    assert_eq!(tokenizer.encode("abb", Special::AsText).expect("ids"), [2, 1]);
+    // Neither error nor silence about a byte that cannot be written.
+    let error = tokenizer.encode("abc", Special::AsText).expect_err("no token for c");
+    assert!(matches!(&error, Error::Request(text) if text.contains("0x63")), "{error}");
+}
+
+#[test]
+fn malformed_files_are_refused() {
+    let Some(dir) = shared("fixtures/malformed") else { return };
+    let cases = json(&dir.join("cases.json"));
+    let mut seen = 0;
+    for case in cases.as_array().expect("cases").iter().filter(|c| c["group"] == "tok") {
+        let name = case["file"].as_str().expect("a name");
+        let file = File::open(&dir.join(name)).expect("a sound container");
+        let built = Tokenizer::from_file(&file);
+        seen += 1;
+        match name {
+            // The tokenizer is sound there: the template is not, or the model is too large.
+            _ if name.starts_with("tok-chat-") => assert!(built.is_ok(), "{name}"),
+            "tok-tokens-few.gguf" if built.is_ok() => assert_eq!(built.expect("sound").len(), 10),
+            _ => assert!(matches!(built, Err(Error::Unsupported(_))), "{name}: {:?}", built.err()),
+        }
+    }
+    assert_eq!(seen, 19);
+    let valid = File::open(&dir.join("valid.gguf")).expect("a sound container");
+    assert!(Tokenizer::from_file(&valid).is_ok());
+}
+
+/// Files of many architectures have sound tokenizers of two kinds, or one that is named.
+#[test]
+fn fixtures_load() {
+    let Some(dir) = shared("fixtures/models") else { return };
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|e| e == "gguf") {
+            let file = File::open(&path).expect("a model");
+            match Tokenizer::from_file(&file) {
+                Ok(tokenizer) => {
+                    loaded += 1;
+                    let text = "Hello, world! 123 é";
+                    // Small vocabularies cannot write everything; what they write comes back.
+                    if let Ok(ids) = tokenizer.encode(text, Special::AsText) {
+                        assert!(!ids.is_empty(), "{}", path.display());
+                    }
+                }
+                Err(Error::Unsupported(text)) => eprintln!("{}: {text}", path.display()),
+                Err(other) => panic!("{}: {other}", path.display()),
+            }
+        }
+    }
+    assert!(loaded > 40, "{loaded}");
+}
+
+/// Two megabytes that one rule takes as a single word, and the time they may take.
+#[test]
+fn long_runs_take_seconds_at_most() {
+    let texts = [" ", "a", "\n", "中", "1", "ab", "Aa", "!", "\t \n"].map(|s| s.repeat(2_000_000 / s.len()));
+    let check = |name: &str, tokenizer: &Tokenizer, texts: &[String]| {
+        for text in texts {
+            let start = Instant::now();
+            let encoded = tokenizer.encode(text, Special::Recognise).expect("ids");
+            let took = start.elapsed();
+            assert_eq!(tokenizer.decode(&encoded), *text, "{name}");
+            let head: String = text.chars().take(4).collect();
+            eprintln!("{name}: 2 MB of {head:?}: {} ids in {took:?}", encoded.len());
+            assert!(took < Duration::from_secs(20), "{name}: {took:?}");
+        }
+    };
+    check(
+        "small bpe",
+        &build(&small_bpe("qwen2", &["a a", "Ġ Ġ", "aa aa", "ĠĠ ĠĠ"])).expect("sound"),
+        &texts,
+    );
+    check("small spm", &build(&small_spm()).expect("sound"), &texts);
+    let Some(dir) = shared("vocab") else { return };
+    for name in ["qwen2", "deepseek-llm", "falcon", "llama-spm", "llama-bpe"] {
+        check(name, &vocab(&dir, name), &texts[..2]);
+    }
+}
+
+/// Two million spaces are the ids that a rule over runs gives: the longest token of spaces,
+/// over and over.
+#[test]
+fn two_megabytes_of_spaces_are_right() {
+    let Some(dir) = shared("vocab") else { return };
+    let tokenizer = vocab(&dir, "qwen2");
+    let short = tokenizer.encode(&" ".repeat(4096), Special::AsText).expect("ids");
+    let long = tokenizer.encode(&" ".repeat(2_097_152), Special::AsText).expect("ids");
+    assert!(short.iter().all(|id| *id == short[0]) && long.iter().all(|id| *id == short[0]));
+    assert_eq!(long.len(), short.len() * 512);
+}
+
+/// The bound is the one for optimised code; tests are built with less.
+#[test]
+fn a_large_vocabulary_is_built_quickly() {
+    let Some(dir) = shared("vocab") else { return };
+    for name in ["qwen2", "llama-bpe", "llama-spm"] {
+        let file = File::open(&dir.join(format!("{name}.gguf"))).expect("a vocabulary");
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let start = Instant::now();
+            let tokenizer = Tokenizer::from_file(&file).expect("a tokenizer");
+            best = best.min(start.elapsed());
+            assert!(tokenizer.len() >= 32_000);
+        }
+        eprintln!("{name}: built in {best:?}");
+        let limit = if cfg!(debug_assertions) { 3000 } else { 300 };
+        assert!(best < Duration::from_millis(limit), "{name}: {best:?}");
+    }
+}

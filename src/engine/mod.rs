@@ -3,6 +3,7 @@
 //! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
 //! calls their twins. [`generate`] drives either.
 
+pub mod device;
 pub mod generate;
 
 use std::ops::ControlFlow;

@@ -13,6 +13,7 @@
 
 mod bpe;
 mod byte_level;
+mod chat;
 mod pre;
 mod special;
 mod split;
@@ -24,6 +25,7 @@ mod vocab;
 use crate::gguf::File;
 use crate::{Error, Result};
 use bpe::Bpe;
+pub use chat::{ChatTemplate, Message};
 use special::{Part, Specials};
 use spm::Spm;
 pub use stream::Decoder;

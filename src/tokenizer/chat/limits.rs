@@ -1,0 +1,223 @@
+//! What keeps a chat template, which is a program by a stranger, within bounds.
+//!
+//! minijinja counts fuel: an instruction costs one, and so do 64 bytes of whatever an
+//! operator, a filter or the output makes. That bounds time and memory as long as one
+//! instruction does not do unbounded work, which it can where it walks a value: a list that
+//! holds itself twice, forty times over, takes forty instructions to build and writes 2⁴⁰
+//! items when it becomes a string. So every place that walks a value looks first how large it
+//! is when all sharing is written out, and refuses what is too large or too deep:
+//!
+//! - output, through the formatter;
+//! - operators, calls and look-ups, through filters that `source` puts on their operands;
+//! - filters, tests and methods, through wrappers around minijinja's own.
+//!
+//! What is left is bounded in the size of what a value may be. The last resort is a clock: a
+//! template renders on a thread of its own, with room for the deepest recursion that is
+//! allowed, and after a second nobody waits for it any more.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+use minijinja_contrib::pycompat;
+
+use super::source::{FACTOR, OPERAND};
+
+/// Fuel of a conversation of no length: about 64 MB of data, or a million instructions.
+const FUEL: u64 = 1_000_000;
+/// Bytes that a value may take when written out, besides those of the conversation.
+const SIZE: u64 = 4 << 20;
+/// Lists in lists.
+const DEPTH: u32 = 64;
+/// What a value costs besides the bytes of its text.
+const VALUE: u64 = 16;
+/// The stack of the rendering thread: minijinja allows 500 calls in each other.
+const STACK: usize = 64 << 20;
+/// The time for a conversation of no length.
+const TIME: Duration = Duration::from_secs(1);
+
+/// Filters that walk their arguments. The others look at a value's outside alone, or minijinja
+/// makes them pay for each item that they visit.
+const FILTERS: [&str; 37] = [
+    "escape",
+    "e",
+    "lower",
+    "upper",
+    "title",
+    "capitalize",
+    "replace",
+    "dictsort",
+    "trim",
+    "join",
+    "split",
+    "lines",
+    "round",
+    "abs",
+    "int",
+    "float",
+    "min",
+    "max",
+    "sort",
+    "string",
+    "batch",
+    "slice",
+    "sum",
+    "indent",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "map",
+    "groupby",
+    "unique",
+    "chain",
+    "zip",
+    "pprint",
+    "format",
+    "safe",
+    "tojson",
+];
+/// Tests that walk their arguments.
+const TESTS: [&str; 24] = [
+    "divisibleby",
+    "startingwith",
+    "endingwith",
+    "lower",
+    "upper",
+    "sameas",
+    "eq",
+    "equalto",
+    "==",
+    "ne",
+    "!=",
+    "lt",
+    "lessthan",
+    "<",
+    "le",
+    "<=",
+    "gt",
+    "greaterthan",
+    ">",
+    "ge",
+    ">=",
+    "in",
+    "odd",
+    "even",
+];
+
+/// The bounds of one rendering.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    fuel: u64,
+    size: u64,
+    time: Duration,
+}
+
+impl Limits {
+    /// Those for so many bytes of template and conversation: what handles them all a few
+    /// times is no run-away.
+    pub(super) fn for_bytes(bytes: usize) -> Limits {
+        let bytes = bytes as u64;
+        Limits { fuel: FUEL + bytes, size: SIZE + 4 * bytes, time: TIME + Duration::from_micros(bytes / 10) }
+    }
+
+    /// Sets the bounds on an environment whose own filters are complete.
+    pub(super) fn apply(self, env: &mut Environment<'static>) {
+        env.set_fuel(Some(self.fuel));
+        let size = self.size;
+        // The unguarded filters and tests are called in an environment of their own. The
+        // filters that call others by name find them there too.
+        let inner = Arc::new(env.clone());
+        for name in FILTERS {
+            let inner = Arc::clone(&inner);
+            env.add_filter(name, move |state: &State, args: Rest<ValueOrKwargs>| {
+                let args = args.into_values();
+                charge(state, &args, size)?;
+                inner.empty_state().apply_filter(name, &args)
+            });
+        }
+        for name in TESTS {
+            let inner = Arc::clone(&inner);
+            env.add_test(name, move |state: &State, args: Rest<ValueOrKwargs>| {
+                let args = args.into_values();
+                charge(state, &args, size)?;
+                inner.empty_state().perform_test(name, &args)
+            });
+        }
+        env.add_filter(OPERAND, move |state: &State, value: Value| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            Ok::<_, Error>(value)
+        });
+        env.add_filter(FACTOR, |value: Value| match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+                Err(Error::new(ErrorKind::InvalidOperation, "a list cannot be multiplied in a chat template"))
+            }
+            _ => Ok(value),
+        });
+        env.set_formatter(move |out: &mut Output, state: &mut State, value: &Value| {
+            charge(state, std::slice::from_ref(value), size)?;
+            minijinja::escape_formatter(out, state, value)
+        });
+        env.set_unknown_method_callback(move |state, value, method, args| {
+            charge(state, std::slice::from_ref(value), size)?;
+            charge(state, args, size)?;
+            pycompat::unknown_method_callback(state, value, method, args)
+        });
+    }
+
+    /// Runs on a thread of its own for as long as is allowed.
+    ///
+    /// # Errors
+    /// What went wrong with the thread, or that the time is over.
+    pub(super) fn in_time<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let (send, receive) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+        let started = thread.spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = send.send(work());
+        });
+        started.map_err(|e| format!("no thread to render on: {e}"))?;
+        receive.recv_timeout(self.time).map_err(|e| match e {
+            mpsc::RecvTimeoutError::Timeout => "it takes more time than it may".to_owned(),
+            mpsc::RecvTimeoutError::Disconnected => "rendering it failed".to_owned(),
+        })
+    }
+}
+
+/// Makes the template pay for walking values, and refuses those that are too large.
+fn charge(state: &State, values: &[Value], size: u64) -> Result<(), Error> {
+    let mut left = size;
+    for value in values {
+        weigh(value, &mut left, DEPTH)?;
+    }
+    // Texts are paid for where they are made; here it is the values of a container.
+    let visited = (size - left) / VALUE;
+    let containers = values.iter().any(is_container);
+    if containers { state.consume_fuel(visited / 4) } else { Ok(()) }
+}
+
+fn is_container(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)
+}
+
+/// Takes what a value weighs, all sharing written out, from what is left.
+fn weigh(value: &Value, left: &mut u64, depth: u32) -> Result<(), Error> {
+    let too_large = || Error::new(ErrorKind::OutOfFuel, "a value is too large or too deep");
+    let text = value.as_bytes().map_or(0, <[u8]>::len) as u64;
+    *left = left.checked_sub(VALUE + text).ok_or_else(too_large)?;
+    if !is_container(value) {
+        return Ok(());
+    }
+    let depth = depth.checked_sub(1).ok_or_else(too_large)?;
+    for key in value.try_iter()? {
+        weigh(&key, left, depth)?;
+        if value.kind() == ValueKind::Map {
+            weigh(&value.get_item(&key)?, left, depth)?;
+        }
+    }
+    Ok(())
+}

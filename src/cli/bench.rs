@@ -114,9 +114,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let info = bench.engine.info();
     let results = vec![
         decoding(&model, info, args, &decode),
-        Measured { prompt_tokens: args.prompt_tokens, ..measured("prefill", args, &prefill, |o| {
-            rate(o.prompt_tokens, o.prefill)
-        }) },
+        Measured {
+            prompt_tokens: args.prompt_tokens,
+            ..measured("prefill", args, &prefill, |o| rate(o.prompt_tokens, o.prefill))
+        },
     ];
     let report = Report {
         device: info.device.clone(),
@@ -157,7 +158,8 @@ impl Bench {
     fn once(&mut self, prompt: usize, tokens: usize) -> Result<Outcome> {
         self.turn = self.turn.wrapping_add(1);
         // Nothing of the prompt was in the run before, all of what lies before it was.
-        let spread = |i: u32, by: u32| i.wrapping_mul(0x9e37_79b1).wrapping_add(by) % self.vocab;
+        let vocab = self.vocab;
+        let spread = |i: u32, by: u32| i.wrapping_mul(0x9e37_79b1).wrapping_add(by) % vocab;
         let mut ids: Vec<u32> = (0..self.depth as u32).map(|i| spread(i, 0)).collect();
         let mut history = History::default();
         if self.depth > 0 {
@@ -170,8 +172,7 @@ impl Bench {
     fn generate(&mut self, history: &mut History, ids: &[u32], tokens: usize) -> Result<Outcome> {
         let flow = || if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let request = Request { ids, sampling: Sampling::greedy(), tokens: Some(tokens), end_ids: &[] };
-        let outcome =
-            generate(&mut *self.engine, history, &request, &mut |_, _| flow(), &mut |_| flow())?;
+        let outcome = generate(&mut *self.engine, history, &request, &mut |_, _| flow(), &mut |_| flow())?;
         if interrupt::requested() { Err(Error::Interrupted) } else { Ok(outcome) }
     }
 }

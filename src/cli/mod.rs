@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn usage_errors_are_one_line() {
-        for arguments in [&["infer", "run", "--temprature", "1"][..], &["infer", "logits"], &["infer", "rn"]] {
+        for arguments in [&["infer", "run", "--temprature", "1"][..], &["infer", "logits"], &["infer", "rn"]]
+        {
             let e = Cli::try_parse_from(arguments).err().expect("an error");
             let line = usage_line(&e);
             assert!(!line.contains('\n') && !line.contains("Usage:"), "{line}");

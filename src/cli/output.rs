@@ -61,7 +61,12 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// Bytes that should be text, escaped, lossily where they are no UTF-8, and cut after `most`
+/// A text in quotes, from which it can be read back: quotes and backslashes are escaped, too.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", escape(&text.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// Bytes that should be text, in quotes, lossily where they are no UTF-8, and cut after `most`
 /// characters.
 pub(super) fn shown(bytes: &[u8], most: usize) -> String {
     // Not all of a long string needs to be looked at: a character has at most four bytes.
@@ -69,7 +74,7 @@ pub(super) fn shown(bytes: &[u8], most: usize) -> String {
     let text = String::from_utf8_lossy(head);
     let cut: String = text.chars().take(most).collect();
     let more = if cut.len() < text.len() { format!("… ({} bytes)", bytes.len()) } else { String::new() };
-    escape(&cut) + &more
+    quoted(&cut) + &more
 }
 
 /// Bytes for people: GB are 10⁹ bytes.
@@ -91,9 +96,10 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_raw() {
         assert_eq!(escape("a\x1b[31m\n\u{9b}\u{202e}é"), "a\\u{1b}[31m\\n\\u{9b}\\u{202e}é");
-        assert_eq!(shown(b"caf\xe9", 10), "caf\u{fffd}");
-        assert_eq!(shown("ééééé".as_bytes(), 3), "ééé… (10 bytes)");
-        assert_eq!(shown("ééé".as_bytes(), 3), "ééé");
+        assert_eq!(quoted("a\"\\n\n"), r#""a\"\\n\n""#);
+        assert_eq!(shown(b"caf\xe9", 10), "\"caf\u{fffd}\"");
+        assert_eq!(shown("ééééé".as_bytes(), 3), "\"ééé\"… (10 bytes)");
+        assert_eq!(shown("ééé".as_bytes(), 3), "\"ééé\"");
         assert_eq!(bytes(999), "999 bytes");
         assert_eq!(bytes(3_778_656), "3.8 MB");
     }

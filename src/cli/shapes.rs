@@ -27,15 +27,19 @@ pub(super) fn model(name: &str) -> Result<Model> {
     })?;
     let named = |entry: &Vec<(&str, Value)>| entry.iter().any(|(k, v)| *k == "name" && v == shape);
     let Some(entry) = entries().find(named) else {
-        let names: Vec<String> =
-            entries().flatten().filter(|(k, _)| *k == "name").filter_map(|(_, v)| Some(v.as_str()?.to_owned())).collect();
+        let names: Vec<String> = entries()
+            .flatten()
+            .filter(|(k, _)| *k == "name")
+            .filter_map(|(_, v)| Some(v.as_str()?.to_owned()))
+            .collect();
         return Err(Error::Usage(format!("--synthetic {shape} is not known: {}", names.join(", "))));
     };
     let get = |key: &str| entry.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
     let size = |key: &str| {
-        get(key).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-            Error::Other(format!("models.toml: {shape}: {key} is no number"))
-        })
+        get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| Error::Other(format!("models.toml: {shape}: {key} is no number")))
     };
     let (architecture, pairing) = match get("architecture").and_then(Value::as_str) {
         Some("llama") => ("llama", Pairing::Neighbours),
@@ -76,7 +80,11 @@ mod tests {
         let mut made = 0;
         for entry in entries() {
             let text = |key: &str| {
-                entry.iter().find(|(k, _)| *k == key).and_then(|(_, v)| v.as_str()).unwrap_or_else(|| panic!("{key}"))
+                entry
+                    .iter()
+                    .find(|(k, _)| *k == key)
+                    .and_then(|(_, v)| v.as_str())
+                    .unwrap_or_else(|| panic!("{key}"))
             };
             let known = matches!(text("architecture"), "llama" | "qwen2");
             match model(text("name")) {

@@ -60,9 +60,15 @@ mod tests {
 
     #[test]
     fn a_stop_text_over_several_pieces_is_never_shown() {
-        assert_eq!(run(&["END"], &["x E", "N", "D y"]), (vec!["x ".into(), String::new(), String::new()], true));
+        assert_eq!(
+            run(&["END"], &["x E", "N", "D y"]),
+            (vec!["x ".into(), String::new(), String::new()], true)
+        );
         // The beginning of one that comes to nothing is shown after all.
-        assert_eq!(run(&["END"], &["x E", "N", "x"]), (vec!["x ".into(), String::new(), "ENx".into(), "".into()], false));
+        assert_eq!(
+            run(&["END"], &["x E", "N", "x"]),
+            (vec!["x ".into(), String::new(), "ENx".into(), "".into()], false)
+        );
         assert_eq!(run(&["END"], &["E", "N"]), (vec![String::new(), String::new(), "EN".into()], false));
         assert_eq!(run(&["aab"], &["aa", "ab"]), (vec![String::new(), "a".into()], true));
     }

@@ -60,7 +60,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         None => {
             let text = common::text(args.text, args.file.as_deref())?;
-            let text = text.ok_or_else(|| Error::Usage("no text: give --text, --file or a pipe".to_owned()))?;
+            let text =
+                text.ok_or_else(|| Error::Usage("no text: give --text, --file or a pipe".to_owned()))?;
             let ids = match (args.no_special, args.no_bos) {
                 (true, _) => tokenizer.encode(&text, Special::AsText)?,
                 (false, true) => tokenizer.encode(&text, Special::Recognise)?,
@@ -79,7 +80,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut out = String::new();
     for id in &ids {
         // Writing into a string cannot fail.
-        let _ = writeln!(out, "{id:6}  \"{}\"", output::escape(&tokenizer.piece(*id)));
+        let _ = writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id)));
     }
     output::print(&out)
 }

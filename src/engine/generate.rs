@@ -110,7 +110,7 @@ pub fn generate(
     }
     engine.begin(shared, &ids[shared..], &request.sampling, limit, progress)?;
     history.ids = ids.to_vec();
-    let result = (|| {
+    let result = (|| -> Result<Stop> {
         for n in 0..limit {
             let id = engine.next()?;
             if n == 0 {

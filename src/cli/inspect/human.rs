@@ -17,7 +17,7 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
         output::escape(name),
         report.version,
         output::bytes(file.size()),
-        output::shown(architecture.as_bytes(), 64)
+        output::escape(&architecture.chars().take(64).collect::<String>())
     );
     let _ = writeln!(
         out,
@@ -34,7 +34,7 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
     let _ = writeln!(out, "\nmetadata");
     let width = file.metadata().map(|(key, _)| key.chars().count()).max().unwrap_or(0).min(48);
     for (key, value) in file.metadata() {
-        let _ = writeln!(out, "  {:width$}  {}", output::shown(key.as_bytes(), 64), metadata::line(value));
+        let _ = writeln!(out, "  {:width$}  {}", output::escape(key), metadata::line(value));
     }
 
     let _ = writeln!(out, "\ntypes");

@@ -44,7 +44,7 @@ const ELEMENTS: usize = 6;
 /// A value in one line.
 pub(super) fn line(value: Value<'_>) -> String {
     match value {
-        Value::String(v) => format!("\"{}\"", output::shown(v, ALONE)),
+        Value::String(v) => output::shown(v, ALONE),
         Value::Array(array) => elements(array),
         other => scalar(other),
     }
@@ -60,9 +60,7 @@ fn scalar(value: Value<'_>) -> String {
 
 fn elements(array: Array<'_>) -> String {
     let shown: Vec<String> = match (array.strings(), array.scalars()) {
-        (Some(s), _) => {
-            s.take(ELEMENTS).map(|s| format!("\"{}\"", output::shown(s, IN_ARRAY))).collect()
-        }
+        (Some(s), _) => s.take(ELEMENTS).map(|s| output::shown(s, IN_ARRAY)).collect(),
         (None, Some(s)) => s.take(ELEMENTS).map(scalar).collect(),
         (None, None) => vec!["…".to_owned()],
     };

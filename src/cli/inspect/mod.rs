@@ -148,7 +148,9 @@ fn problems(file: &File, model: Result<Model>) -> Vec<String> {
         Err(e) => {
             problems.push(e.to_string());
             let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
-            for t in file.tensors().iter().filter(|t| !t.ty.is_supported()) {
+            for t in
+                file.tensors().iter().filter(|t| !t.ty.is_supported() && !problems[0].contains(t.ty.name()))
+            {
                 *unknown.entry(t.ty.name()).or_insert(0) += 1;
             }
             problems.extend(

@@ -24,7 +24,9 @@ var<immediate> args: Args;
 #endif
 #if LOGITS
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+#if BEST
 @group(0) @binding(5) var<storage, read_write> best: array<vec2<u32>>; // (tiles) bits of the largest logit, its row
+#endif
 #endif
 #if RESIDUAL
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;   // (tokens, STRIDE) residual stream
@@ -93,6 +95,7 @@ fn norm_factor(token: u32, lid: u32) -> f32 {
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let row = lid & 15u;
   let slice = lid >> 4u;
+  let out_tile = ${TILE0}u + wg.x;
   let token = args.first + wg.y * T; // first token of this workgroup, in the input
 #if GATED
   var gate: array<f32, T>;
@@ -127,11 +130,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let to = wg.y * T + (lid >> 4u);
   let live = lid < 16u * T && to < args.tokens;
 #if RAW
-  if live { out[to * STRIDE + wg.x * 16u + row] = v; }
+  if live { out[to * STRIDE + out_tile * 16u + row] = v; }
 #endif
 #if LOGITS
-  let id = ${ROW0}u + wg.x * 16u + row;
-  let inside = wg.x * 16u + row < ${ROWS}u;
+  let id = out_tile * 16u + row;
+  let inside = id < ${VOCAB}u;
   if live && inside { out[to * STRIDE + id] = v; }
 #if BEST
   if lid < 16u { final_rows[lid] = select(-3.4e38, v, inside); }
@@ -145,13 +148,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       bad = bad || (bitcast<u32>(l) & 0x7f800000u) == 0x7f800000u;
       if l > top { top = l; at = r; }
     }
-    best[${ROW0}u / 16u + wg.x] = vec2<u32>(select(bitcast<u32>(top), 0x7fc00000u, bad), id + at);
+    best[out_tile] = vec2<u32>(select(bitcast<u32>(top), 0x7fc00000u, bad), id + at);
   }
 #endif
 #endif
 #if RESIDUAL
   if live {
-    let i = to * STRIDE + wg.x * 16u + row;
+    let i = to * STRIDE + out_tile * 16u + row;
     let sum = x[i] + v;
     x[i] = sum;
     final_rows[lid] = sum;
@@ -165,9 +168,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       let f = lid * 16u + i * 4u;
       let r = vec4<f32>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
       s += dot(r, r);
-      a[i] = r * norm[wg.x * 4u + i];
+      a[i] = r * norm[out_tile * 4u + i];
     }
-    emit(mine * (STRIDE / 16u) + wg.x, a, s);
+    emit(mine * (STRIDE / 16u) + out_tile, a, s);
   }
 #endif
 #if GATED
@@ -179,7 +182,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       let f = lid * 16u + i * 4u;
       a[i] = vec4<f32>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
     }
-    emit(mine * (STRIDE / 16u) + wg.x, a, 0.0);
+    emit(mine * (STRIDE / 16u) + out_tile, a, 0.0);
   }
 #endif
 }

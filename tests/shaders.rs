@@ -28,7 +28,7 @@ fn part(ty: Type, rows: usize, cols: usize) -> Part {
 fn shaders(form: Form) -> Vec<Shader> {
     let mut all = vec![pack::shader(form), Select { vocab: 1000 }.shader(form), sample::shader(1000, form)];
     let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
-        Gemv { parts, epilogue, norm, tokens, threads: 256 }.shader(form)
+        Gemv { parts, epilogue, norm, first_tile: 0, stride: 512, tokens, threads: 256 }.shader(form)
     };
     for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
         for tokens in [1, 8] {
@@ -39,7 +39,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                 Some((512, 1e-5)),
                 tokens,
             ));
-            let logits = Epilogue::Logits { first_row: 0, vocab: 100 };
+            let logits = Epilogue::Logits { vocab: 100 };
             all.push(gemv(vec![part(ty, 100, 512)], logits, Some((512, 1e-5)), tokens));
         }
         let qkv = vec![part(ty, 64, 512), part(Type::F16, 32, 512), part(Type::Q6_K, 32, 512)];

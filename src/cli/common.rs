@@ -86,6 +86,7 @@ impl Compute {
             context: self.ctx,
             memory: self.memory,
             threads: self.threads,
+            ..Options::default()
         }
     }
 }

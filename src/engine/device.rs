@@ -1,34 +1,408 @@
-//! The adapters of this machine.
+//! Adapters, and a device with what the kernels need of it.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
-/// What is known of an adapter.
-#[derive(Clone, Debug, serde::Serialize)]
+use serde::Serialize;
+use wgpu::{DeviceType, Features};
+
+use super::{DeviceChoice, Options};
+use crate::kernels::{Form, Kv, Math, Shader};
+use crate::{Error, Result};
+
+/// What `infer devices` says of an adapter.
+#[derive(Clone, Debug, Serialize)]
 pub struct DeviceInfo {
-    /// Its place in the list, which `--device` takes.
+    /// Its number, for `--device`.
     pub index: usize,
     /// Its name.
     pub name: String,
-    /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
+    /// discrete, integrated, virtual, cpu or other.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The interface through which it is driven.
+    /// The API it is reached through.
     pub backend: String,
     /// Its driver.
     pub driver: String,
-    /// Its memory, where that can be found out.
+    /// Bytes of its own memory, where that can be told.
     pub memory_bytes: Option<u64>,
-    /// The smallest subgroup.
+    /// Lanes of the smallest subgroup.
     pub subgroup_min: u32,
-    /// The largest subgroup.
+    /// Lanes of the largest subgroup.
     pub subgroup_max: u32,
-    /// Optional features.
+    /// What it offers of what the kernels can use.
     pub features: BTreeMap<&'static str, bool>,
-    /// The one that `--device auto` takes.
+    /// `--device auto` takes this one.
     pub auto: bool,
 }
 
-/// Every adapter.
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // Validation layers are a debugging tool; errors reach us through error scopes without them.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    wgpu::Instance::new(descriptor)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()))
+}
+
+fn kind(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.device_type {
+        DeviceType::DiscreteGpu => "discrete",
+        DeviceType::IntegratedGpu => "integrated",
+        DeviceType::VirtualGpu => "virtual",
+        DeviceType::Cpu => "cpu",
+        DeviceType::Other => "other",
+    }
+}
+
+/// Lower is better.
+fn rank(info: &wgpu::AdapterInfo) -> u8 {
+    match info.device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    }
+}
+
+/// The adapter that `auto` takes, if any.
+fn auto(adapters: &[wgpu::Adapter]) -> Option<usize> {
+    let fit = adapters.iter().enumerate().filter(|(_, a)| rank(&a.get_info()) < 2);
+    fit.min_by_key(|(_, a)| rank(&a.get_info())).map(|(i, _)| i)
+}
+
+fn driver(info: &wgpu::AdapterInfo) -> String {
+    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
+}
+
+/// All adapters of this machine.
 pub fn list() -> Vec<DeviceInfo> {
-    Vec::new()
+    let adapters = adapters();
+    let auto = auto(&adapters);
+    let describe = |(index, adapter): (usize, &wgpu::Adapter)| {
+        let info = adapter.get_info();
+        let has = adapter.features();
+        let features = [
+            ("f16", Features::SHADER_F16),
+            ("subgroups", Features::SUBGROUP),
+            ("immediates", Features::IMMEDIATES),
+            ("coherent_memory", Features::MEMORY_DECORATION_COHERENT),
+            ("cooperative_matrix", Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+            ("timestamps", Features::TIMESTAMP_QUERY),
+            ("timestamps_inside_passes", Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+            ("pipeline_cache", Features::PIPELINE_CACHE),
+        ];
+        DeviceInfo {
+            index,
+            name: info.name.clone(),
+            kind: kind(&info).to_owned(),
+            backend: info.backend.to_string(),
+            driver: driver(&info),
+            memory_bytes: memory_bytes(adapter),
+            subgroup_min: info.subgroup_min_size,
+            subgroup_max: info.subgroup_max_size,
+            features: features.into_iter().map(|(name, f)| (name, has.contains(f))).collect(),
+            auto: auto == Some(index),
+        }
+    };
+    adapters.iter().enumerate().map(describe).collect()
+}
+
+/// Bytes of the device's largest heap of its own; wgpu does not tell, Vulkan does.
+pub(super) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handles are only asked for their properties while the adapter lives.
+    unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        let memory = instance.get_physical_device_memory_properties(adapter.raw_physical_device());
+        let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+        const DEVICE_LOCAL: u32 = 1;
+        heaps.iter().filter(|h| h.flags.as_raw() & DEVICE_LOCAL != 0).map(|h| h.size).max()
+    }
+}
+
+/// The adapter that is asked for; `None` where `auto` finds no GPU.
+///
+/// # Errors
+/// [`Error::Device`] where none fits.
+pub fn choose(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
+    let mut adapters = adapters();
+    let names = || {
+        let all = list();
+        let all: Vec<String> = all.iter().map(|d| format!("{} {}", d.index, d.name)).collect();
+        if all.is_empty() { "there are none".to_owned() } else { format!("there are: {}", all.join(", ")) }
+    };
+    let at = match choice {
+        DeviceChoice::Cpu => return Ok(None),
+        DeviceChoice::Auto => match auto(&adapters) {
+            Some(at) => at,
+            None => return Ok(None),
+        },
+        DeviceChoice::Gpu => {
+            let best = adapters.iter().enumerate().min_by_key(|(_, a)| rank(&a.get_info())).map(|(i, _)| i);
+            best.ok_or_else(|| {
+                Error::Device(
+                    "no adapter found: install a Vulkan driver (on Debian, for software rendering: apt-get \
+                     install mesa-vulkan-drivers), or use --device cpu"
+                        .to_owned(),
+                )
+            })?
+        }
+        DeviceChoice::Index(i) if *i < adapters.len() => *i,
+        DeviceChoice::Index(i) => {
+            return Err(Error::Device(format!("no device has the number {i} ({})", names())));
+        }
+        DeviceChoice::Name(part) => {
+            let part = part.to_lowercase();
+            let found = adapters.iter().position(|a| a.get_info().name.to_lowercase().contains(&part));
+            found.ok_or_else(|| Error::Device(format!("no device's name contains {part:?} ({})", names())))?
+        }
+    };
+    Ok(Some(adapters.swap_remove(at)))
+}
+
+/// A pipeline, and how many bytes of immediates it takes.
+pub(super) struct Pipeline {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+    pub(super) bindings: Vec<u32>,
+}
+
+/// An opened device.
+pub(super) struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) name: String,
+    pub(super) driver: String,
+    pub(super) limits: wgpu::Limits,
+    pub(super) memory: Option<u64>,
+    pub(super) form: Form,
+    checked: bool,
+    pipelines: RefCell<HashMap<Shader, Arc<Pipeline>>>,
+    /// The first error that no scope caught, or the reason of the device's loss.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    pub(super) fn open(adapter: &wgpu::Adapter, options: &Options) -> Result<Gpu> {
+        let forms = options.forms;
+        let info = adapter.get_info();
+        let has = adapter.features();
+        if !has.contains(Features::IMMEDIATES) {
+            return Err(Error::Device(format!(
+                "{}: its driver offers no immediates (push constants)",
+                info.name
+            )));
+        }
+        let native_f16 = has.contains(Features::SHADER_F16) && !forms.no_f16;
+        let subgroups = has.contains(Features::SUBGROUP) && !forms.no_subgroups;
+        let inline_merge = has.contains(Features::MEMORY_DECORATION_COHERENT) && !forms.no_coherent;
+        let math = options.math.unwrap_or(if native_f16 { Math::F16 } else { Math::F32 });
+        let kv = options.kv.unwrap_or(match math {
+            Math::F16 => Kv::F16,
+            Math::F32 => Kv::F32,
+        });
+        let native_f16 = native_f16 && math == Math::F16;
+        let mut features = Features::IMMEDIATES;
+        features.set(Features::SHADER_F16, native_f16);
+        features.set(Features::SUBGROUP, subgroups);
+        features.set(Features::MEMORY_DECORATION_COHERENT, inline_merge);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: None,
+            required_features: features,
+            required_limits: adapter.limits(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Device(format!("{}: cannot be opened: {e}", info.name)))?;
+        let failure = Arc::new(Mutex::new(None));
+        let note = |failure: &Arc<Mutex<Option<String>>>| {
+            let failure = failure.clone();
+            move |text: String| {
+                if let Ok(mut f) = failure.lock() {
+                    f.get_or_insert(text);
+                }
+            }
+        };
+        let (uncaptured, lost) = (note(&failure), note(&failure));
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(one_line(&e.to_string()))));
+        device.set_device_lost_callback(move |reason, text| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost(format!("the device was lost: {}", one_line(&text)));
+            }
+        });
+        Ok(Gpu {
+            limits: device.limits(),
+            device,
+            queue,
+            driver: driver(&info),
+            name: info.name,
+            memory: memory_bytes(adapter),
+            form: Form { math, kv, subgroups, native_f16, inline_merge },
+            checked: forms.checked,
+            pipelines: RefCell::default(),
+            failure,
+        })
+    }
+
+    /// The error that has happened, if one has.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.failure.lock() {
+            Ok(failure) => match &*failure {
+                Some(text) => Err(Error::Device(format!("{}: {text}", self.name))),
+                None => Ok(()),
+            },
+            Err(_) => Err(Error::Device(format!("{}: failed", self.name))),
+        }
+    }
+
+    /// Waits for a submission.
+    pub(super) fn wait(&self, index: &wgpu::SubmissionIndex) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: None };
+        let polled = self.device.poll(wait);
+        self.check()?;
+        polled.map(|_| ()).map_err(|e| Error::Device(format!("{}: {e}", self.name)))
+    }
+
+    /// A buffer; `what` names it should memory not suffice.
+    pub(super) fn buffer(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let no_room = |why: &str| {
+            Err(Error::Device(format!(
+                "{}: no room for {} of {what}{why}: try a smaller --ctx or a smaller quantisation",
+                self.name,
+                super::memory::gib(bytes)
+            )))
+        };
+        if size > self.limits.max_buffer_size {
+            return no_room(" in one buffer");
+        }
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
+        self.check()?;
+        if errors.iter().flatten().next().is_some() { no_room("") } else { Ok(buffer) }
+    }
+
+    /// A shader's pipeline; each text is compiled once.
+    pub(super) fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = self.pipelines.borrow().get(shader) {
+            return Ok(pipeline.clone());
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let checks = if self.checked {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(shader.name),
+            source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()),
+        };
+        // SAFETY: the kernels index within the sizes that they are made for, which the engine's
+        // buffers have; the tests run every form with checks too (INFER_CHECKED=1).
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let entries: Vec<_> = shader
+            .bindings
+            .iter()
+            .map(|(binding, written)| wgpu::BindGroupLayoutEntry {
+                binding: *binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !written },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(shader.name),
+            entries: &entries,
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(shader.name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: shader.immediates,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(shader.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: self.checked,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        let errors = [pollster::block_on(internal.pop()), pollster::block_on(scope.pop())];
+        self.check()?;
+        if let Some(error) = errors.into_iter().flatten().next() {
+            let text = one_line(&error.to_string());
+            return Err(Error::Device(format!(
+                "{}: kernel {} does not compile: {text}",
+                self.name, shader.name
+            )));
+        }
+        let bindings = shader.bindings.iter().map(|b| b.0).collect();
+        let made = Arc::new(Pipeline { pipeline, layout, bindings });
+        self.pipelines.borrow_mut().insert(shader.clone(), made.clone());
+        Ok(made)
+    }
+
+    /// Binds ranges of buffers to a pipeline, in the order of its bindings.
+    pub(super) fn bind(&self, pipeline: &Pipeline, ranges: &[Range<'_>]) -> wgpu::BindGroup {
+        debug_assert_eq!(pipeline.bindings.len(), ranges.len());
+        let entries: Vec<_> = pipeline
+            .bindings
+            .iter()
+            .zip(ranges)
+            .map(|(binding, range)| wgpu::BindGroupEntry {
+                binding: *binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: range.buffer,
+                    offset: range.offset,
+                    size: range.bytes.and_then(std::num::NonZeroU64::new),
+                }),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+}
+
+/// A range of a buffer; the whole of it without `bytes`.
+#[derive(Clone, Copy)]
+pub(super) struct Range<'a> {
+    pub(super) buffer: &'a wgpu::Buffer,
+    pub(super) offset: u64,
+    pub(super) bytes: Option<u64>,
+}
+
+impl<'a> From<&'a wgpu::Buffer> for Range<'a> {
+    fn from(buffer: &'a wgpu::Buffer) -> Range<'a> {
+        Range { buffer, offset: 0, bytes: None }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

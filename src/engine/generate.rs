@@ -110,7 +110,7 @@ pub fn generate(
     }
     engine.begin(shared, &ids[shared..], &request.sampling, limit, progress)?;
     history.ids = ids.to_vec();
-    let result = (|| -> Result<Stop> {
+    let mut run = || -> Result<Stop> {
         for n in 0..limit {
             let id = engine.next()?;
             if n == 0 {
@@ -135,7 +135,8 @@ pub fn generate(
         } else {
             Stop::Length
         })
-    })();
+    };
+    let result = run();
     engine.end();
     outcome.decode = start.elapsed().saturating_sub(outcome.prefill);
     outcome.counters = engine.counters().since(before);

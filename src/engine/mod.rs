@@ -3,8 +3,14 @@
 //! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
 //! calls their twins. [`generate`] drives either.
 
+pub mod cpu;
 pub mod device;
 pub mod generate;
+pub mod gpu;
+mod memory;
+mod program;
+pub mod stage;
+mod upload;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -30,6 +36,33 @@ pub enum DeviceChoice {
     Name(String),
 }
 
+/// Which forms of the kernels to use instead of the device's best: for tests, and where a driver
+/// is at fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// Without subgroup operations (`INFER_NO_SUBGROUPS=1`).
+    pub no_subgroups: bool,
+    /// Without F16 arithmetic (`INFER_NO_F16=1`).
+    pub no_f16: bool,
+    /// Without memory that workgroups of a dispatch share (`INFER_NO_COHERENT=1`).
+    pub no_coherent: bool,
+    /// With bounds checks in shaders (`INFER_CHECKED=1`).
+    pub checked: bool,
+}
+
+impl Forms {
+    /// As the environment says.
+    pub fn from_env() -> Forms {
+        let on = |name: &str| std::env::var(name).is_ok_and(|v| v == "1");
+        Forms {
+            no_subgroups: on("INFER_NO_SUBGROUPS"),
+            no_f16: on("INFER_NO_F16"),
+            no_coherent: on("INFER_NO_COHERENT"),
+            checked: on("INFER_CHECKED"),
+        }
+    }
+}
+
 /// What a user asks of an engine.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -45,6 +78,8 @@ pub struct Options {
     pub memory: Option<u64>,
     /// Threads of the CPU engine.
     pub threads: Option<usize>,
+    /// Which forms of the kernels to use; by default as the environment says.
+    pub forms: Forms,
 }
 
 impl Default for Options {
@@ -56,6 +91,7 @@ impl Default for Options {
             context: None,
             memory: None,
             threads: None,
+            forms: Forms::from_env(),
         }
     }
 }
@@ -158,9 +194,23 @@ pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Res
             )));
         }
     }
-    let _ = progress;
-    Err(Error::Device("no engine yet".to_owned()))
+    let cpu =
+        |notes| cpu::CpuEngine::open(model.clone(), options, notes).map(|e| Box::new(e) as Box<dyn Engine>);
+    if options.device == DeviceChoice::Cpu {
+        return cpu(vec![]);
+    }
+    match device::choose(&options.device)? {
+        Some(adapter) => Ok(Box::new(gpu::GpuEngine::open(model, adapter, options, progress)?)),
+        None => cpu(vec!["no GPU found: using the CPU (see `infer devices`)".to_owned()]),
+    }
 }
 
 /// The context that is used when none is asked for.
 pub const DEFAULT_CONTEXT: usize = 8192;
+
+/// The error of logits that are NaN or infinite.
+fn not_finite() -> Error {
+    Error::Other(
+        "the logits are not finite: the weights or the computation overflow (try --math f32)".to_owned(),
+    )
+}

@@ -3,7 +3,7 @@
 
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
-use super::{Form, Math, Shader, groups, padded, u32};
+use super::{Form, Math, Shader, groups, u32};
 use crate::quant::{Block, GROUP, Layout, Type, dequantize};
 
 /// A packed matrix, or a part of its rows, within a bound range of a weight buffer.
@@ -33,10 +33,8 @@ pub enum Epilogue {
     Residual,
     /// silu(first matrix) * second matrix, as activations.
     Gated,
-    /// Logits: rows from `first_row` on of `vocab`, and the best of each tile where T is 1.
+    /// Logits, and the best of each tile where T is 1.
     Logits {
-        /// The first row of this part of the matrix.
-        first_row: usize,
         /// Rows of the whole matrix.
         vocab: usize,
     },
@@ -49,6 +47,11 @@ pub struct Gemv {
     pub parts: Vec<Part>,
     /// What follows.
     pub epilogue: Epilogue,
+    /// The first tile of the output that this dispatch computes: not 0 in the later dispatches of
+    /// matrices that are split by rows.
+    pub first_tile: usize,
+    /// Elements of a token's output, over all dispatches.
+    pub stride: usize,
     /// The width and the epsilon of the norm before, if there is one.
     pub norm: Option<(usize, f32)>,
     /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
@@ -80,15 +83,6 @@ impl Gemv {
         }
     }
 
-    /// Elements of a token's output.
-    pub fn stride(&self) -> usize {
-        match self.epilogue {
-            Epilogue::Raw => self.tiles() * crate::quant::TILE,
-            Epilogue::Residual | Epilogue::Gated => padded(self.parts[0].layout.rows),
-            Epilogue::Logits { vocab, .. } => vocab,
-        }
-    }
-
     /// The shader of a form.
     pub fn shader(&self, form: Form) -> Shader {
         let mut source = Source::new(form);
@@ -102,15 +96,15 @@ impl Gemv {
             })
             .collect();
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
-        let (first_row, best) = match self.epilogue {
-            Epilogue::Logits { first_row, .. } => (first_row, self.tokens == 1),
+        let (vocab, best) = match self.epilogue {
+            Epilogue::Logits { vocab } => (vocab, self.tokens == 1),
             _ => (0, false),
         };
         source
             .set("THREADS", self.threads)
             .set("T", self.tokens)
             .set("CHUNKS", self.parts[0].layout.chunks())
-            .set("STRIDE", self.stride())
+            .set("STRIDE", self.stride)
             .set("M0", matrix(0).constant())
             .set("M1", matrix(1).constant())
             .set("M2", matrix(2).constant())
@@ -121,8 +115,8 @@ impl Gemv {
             .set("END1", ends.get(1).copied().unwrap_or(ends[0]))
             .set("PARTIALS", self.threads * self.tokens)
             .set("FINALS", 16 * self.tokens)
-            .set("ROW0", first_row)
-            .set("ROWS", matrix(0).layout.rows)
+            .set("TILE0", self.first_tile)
+            .set("VOCAB", vocab)
             .set_f32("WIDTH", width as f32)
             .set_f32("EPS", epsilon)
             .flag("NORM", self.norm.is_some())
@@ -137,6 +131,7 @@ impl Gemv {
         source.set_blocks(&types, true);
         let outputs: &[bool] = match self.epilogue {
             Epilogue::Raw => &[true],
+            Epilogue::Logits { .. } if !best => &[true],
             Epilogue::Logits { .. } => &[true, true],
             Epilogue::Residual => &[true, true, true, false],
             Epilogue::Gated => &[true, true],

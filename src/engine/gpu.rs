@@ -1,0 +1,332 @@
+//! The GPU engine: a model's stages as recorded dispatches, its state in device memory.
+//!
+//! The host knows positions and the device knows tokens: a step's token is where the step before
+//! has put it. So steps are recorded and submitted ahead, and only ids come back, four bytes each,
+//! one copy per submission.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use super::device::Gpu;
+use super::program::{Program, Programs, Step};
+use super::upload::Store;
+use super::{Counters, Engine, Info, Options, Progress};
+use crate::kernels::sample::Sampling;
+use crate::kernels::select::FAILED;
+use crate::model::Model;
+use crate::{Error, Result};
+
+/// Tokens of a prefill batch.
+pub(super) const BATCH: usize = 64;
+/// Submissions under way while decoding.
+const FLIGHTS: usize = 3;
+/// The most tokens of a submission.
+const MOST: usize = 8;
+/// A submission should last about as long as this: long enough to hide the host's work, short
+/// enough that little is computed beyond the end.
+const FLIGHT_TIME: Duration = Duration::from_millis(2);
+
+/// See the module's documentation.
+pub struct GpuEngine {
+    gpu: Gpu,
+    model: Arc<Model>,
+    info: Info,
+    programs: Programs,
+    /// Buffers that ids are read back through, when not in use.
+    landing: Vec<wgpu::Buffer>,
+    run: Option<Run>,
+    counters: Counters,
+}
+
+/// What follows the last batch of a prompt.
+#[derive(Clone, Copy)]
+enum Tail<'a> {
+    Nothing,
+    /// The first token is chosen and copied.
+    Select(&'a Sampling, &'a wgpu::Buffer),
+    /// The logits after all tokens, or after the last, are copied.
+    Logits {
+        all: bool,
+        into: &'a wgpu::Buffer,
+        bytes: u64,
+    },
+}
+
+/// A submission whose results are not read yet.
+struct Flight {
+    buffer: wgpu::Buffer,
+    bytes: u64,
+    index: wgpu::SubmissionIndex,
+    mapped: Receiver<bool>,
+}
+
+/// A generation under way.
+struct Run {
+    sampling: Sampling,
+    /// The position whose token is next to be computed.
+    position: usize,
+    /// Steps that may still be submitted.
+    left: usize,
+    /// Draws so far.
+    step: u32,
+    flights: VecDeque<Flight>,
+    ready: VecDeque<u32>,
+    /// Tokens of the next submission.
+    burst: usize,
+    landed: Instant,
+}
+
+impl GpuEngine {
+    pub(super) fn open(
+        model: Arc<Model>,
+        adapter: wgpu::Adapter,
+        options: &Options,
+        progress: Progress<'_>,
+    ) -> Result<GpuEngine> {
+        let gpu = Gpu::open(&adapter, options)?;
+        let mut store = Store::default();
+        let program = Program::plan(&model.plan, &mut store, &gpu)?;
+        let (context, notes) = super::memory::context(&model.plan.spec, options, &gpu, store.bytes())?;
+        store.upload(&gpu, &model.weights, progress)?;
+        let programs = Programs::build(program, &model, store, &gpu, context)?;
+        let info = Info {
+            device: gpu.name.clone(),
+            driver: gpu.driver.clone(),
+            math: gpu.form.math,
+            kv: gpu.form.kv,
+            context,
+            weight_bytes: programs.weight_bytes,
+            kv_bytes: programs.kv_bytes,
+            scratch_bytes: programs.scratch_bytes,
+            notes,
+        };
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let landing =
+            (0..FLIGHTS).map(|_| gpu.buffer("ids", 4 * MOST as u64, usage)).collect::<Result<Vec<_>>>()?;
+        Ok(GpuEngine { gpu, model, info, programs, landing, run: None, counters: Counters::default() })
+    }
+
+    /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
+    fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> wgpu::SubmissionIndex {
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let step = Step::batch(position, tokens);
+        let copy = {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            self.programs.record_batch(&mut pass, &step);
+            match tail {
+                Tail::Nothing => None,
+                Tail::Select(sampling, into) => {
+                    self.programs.record_selection(&mut pass, &step, sampling);
+                    Some((&self.programs.ids, 4 * (position + tokens) as u64, into, 4))
+                }
+                Tail::Logits { all, into, bytes } => {
+                    Some((self.programs.record_logits(&mut pass, &step, all), 0, into, bytes))
+                }
+            }
+        };
+        if let Some((source, offset, into, bytes)) = copy {
+            encoder.copy_buffer_to_buffer(source, offset, into, 0, bytes);
+        }
+        self.gpu.queue.submit([encoder.finish()])
+    }
+
+    /// Computes `ids` at a position; `tail` follows the last batch.
+    fn prefill(
+        &mut self,
+        position: usize,
+        ids: &[u32],
+        progress: Progress<'_>,
+        tail: Tail<'_>,
+    ) -> Result<wgpu::SubmissionIndex> {
+        self.gpu.queue.write_buffer(&self.programs.ids, 4 * position as u64, bytemuck::cast_slice(ids));
+        let mut submitted: VecDeque<wgpu::SubmissionIndex> = VecDeque::new();
+        let batches = ids.len().div_ceil(BATCH);
+        for (i, batch) in ids.chunks(BATCH).enumerate() {
+            // Two under way: the device stays busy, progress and an interruption are timely.
+            if submitted.len() > 1
+                && let Some(index) = submitted.pop_front()
+            {
+                self.gpu.wait(&index)?;
+            }
+            if progress(i.saturating_sub(1) * BATCH, ids.len()).is_break() {
+                for index in submitted {
+                    self.gpu.wait(&index)?;
+                }
+                return Err(Error::Interrupted);
+            }
+            let tail = if i + 1 == batches { tail } else { Tail::Nothing };
+            submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail));
+        }
+        submitted.pop_back().ok_or_else(|| Error::Request("there are no tokens to compute".to_owned()))
+    }
+
+    /// A free buffer for ids.
+    fn landing(&mut self) -> Result<wgpu::Buffer> {
+        self.landing.pop().ok_or_else(|| Error::Other("no buffer is free for ids".to_owned()))
+    }
+
+    /// Submits the next steps of a run.
+    fn submit(&mut self, run: &mut Run) -> Result<()> {
+        let start = Instant::now();
+        let tokens = run.burst.min(run.left).min(MOST);
+        let buffer = self.landing()?;
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let first = run.position + 1;
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for _ in 0..tokens {
+                let step = Step::decode(run.position, run.step);
+                self.counters.dispatches += self.programs.record_decode(&mut pass, &step, &run.sampling);
+                run.position += 1;
+                run.step += 1;
+            }
+        }
+        encoder.copy_buffer_to_buffer(&self.programs.ids, 4 * first as u64, &buffer, 0, 4 * tokens as u64);
+        let index = self.gpu.queue.submit([encoder.finish()]);
+        run.left -= tokens;
+        run.flights.push_back(flight(buffer, 4 * tokens as u64, index));
+        self.counters.steps += tokens as u64;
+        self.counters.submits += 1;
+        self.counters.readback_bytes += 4 * tokens as u64;
+        self.counters.encode += start.elapsed();
+        Ok(())
+    }
+
+    /// Waits for a submission and reads what it has copied; the buffer is unmapped.
+    fn land(&self, flight: &Flight) -> Result<Vec<u32>> {
+        self.gpu.wait(&flight.index)?;
+        let failed = || Error::Device(format!("{}: results could not be read back", self.gpu.name));
+        if !flight.mapped.recv().unwrap_or(false) {
+            return Err(failed());
+        }
+        let view = flight.buffer.slice(..flight.bytes).get_mapped_range().map_err(|_| failed())?;
+        let words = bytemuck::pod_collect_to_vec::<u8, u32>(&view);
+        drop(view);
+        flight.buffer.unmap();
+        Ok(words)
+    }
+
+    fn next_of(&mut self, run: &mut Run) -> Result<u32> {
+        loop {
+            if let Some(id) = run.ready.pop_front() {
+                return if id == FAILED { Err(super::not_finite()) } else { Ok(id) };
+            }
+            while run.flights.len() < FLIGHTS && run.left > 0 {
+                self.submit(run)?;
+            }
+            let Some(flight) = run.flights.pop_front() else {
+                return Err(Error::Other("the generation has ended".to_owned()));
+            };
+            let ids = self.land(&flight)?;
+            self.landing.push(flight.buffer);
+            let per_token = run.landed.elapsed().as_nanos() / ids.len().max(1) as u128;
+            run.landed = Instant::now();
+            run.burst =
+                ((FLIGHT_TIME.as_nanos() / per_token.max(1)) as usize).clamp(1, (2 * run.burst).min(MOST));
+            run.ready.extend(ids);
+        }
+    }
+}
+
+/// Asks for the first bytes of a buffer that a submission copies to.
+fn flight(buffer: wgpu::Buffer, bytes: u64, index: wgpu::SubmissionIndex) -> Flight {
+    let (sender, mapped) = channel();
+    buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+        let _ = sender.send(result.is_ok());
+    });
+    Flight { buffer, bytes, index, mapped }
+}
+
+impl Engine for GpuEngine {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn begin(
+        &mut self,
+        position: usize,
+        ids: &[u32],
+        sampling: &Sampling,
+        limit: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        self.end();
+        self.programs.prepare(&self.gpu, sampling)?;
+        let buffer = self.landing()?;
+        let end = position + ids.len();
+        let index = match self.prefill(position, ids, progress, Tail::Select(sampling, &buffer)) {
+            Ok(index) => index,
+            Err(error) => {
+                self.landing.push(buffer);
+                return Err(error);
+            }
+        };
+        let mut run = Run {
+            sampling: *sampling,
+            position: end,
+            left: limit.saturating_sub(1),
+            step: 1,
+            flights: VecDeque::new(),
+            ready: VecDeque::new(),
+            burst: 1,
+            landed: Instant::now(),
+        };
+        run.flights.push_back(flight(buffer, 4, index));
+        self.run = Some(run);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<u32> {
+        let Some(mut run) = self.run.take() else {
+            return Err(Error::Other("no generation has begun".to_owned()));
+        };
+        let result = self.next_of(&mut run);
+        self.run = Some(run);
+        result
+    }
+
+    fn end(&mut self) {
+        if let Some(run) = self.run.take() {
+            for flight in run.flights {
+                // A device that fails here will say so at the next call.
+                let _ = self.land(&flight);
+                self.landing.push(flight.buffer);
+            }
+        }
+    }
+
+    fn logits(&mut self, ids: &[u32], all: bool, row: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        self.end();
+        let row_bytes = 4 * self.model.plan.spec.vocab as u64;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let rows = if all { BATCH as u64 } else { 1 };
+        let mut landing = self.gpu.buffer("logits", rows * row_bytes, usage)?;
+        let mut give = |words: Vec<u32>| -> Result<()> {
+            let numbers: &[f32] = bytemuck::cast_slice(&words);
+            numbers.chunks_exact(row_bytes as usize / 4).try_for_each(&mut *row)
+        };
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        if !all {
+            let tail = Tail::Logits { all, into: &landing, bytes: row_bytes };
+            let index = self.prefill(0, ids, &mut go_on, tail)?;
+            return give(self.land(&flight(landing, row_bytes, index))?);
+        }
+        self.programs.prepare_all_logits(&self.gpu)?;
+        for (i, batch) in ids.chunks(BATCH).enumerate() {
+            let bytes = row_bytes * batch.len() as u64;
+            let tail = Tail::Logits { all, into: &landing, bytes };
+            let index = self.prefill(i * BATCH, batch, &mut go_on, tail)?;
+            let landed = flight(landing, bytes, index);
+            give(self.land(&landed)?)?;
+            landing = landed.buffer;
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}

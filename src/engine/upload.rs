@@ -1,0 +1,215 @@
+//! Weights on the device: where each packed matrix stands, and getting it there.
+//!
+//! The file is read once, in its own order, in pieces of bounded size; a compute shader puts each
+//! piece into its place.
+
+use std::ops::Range;
+
+use super::Progress;
+use super::device::{self, Gpu};
+use crate::kernels::gemv::Part;
+use crate::kernels::pack;
+use crate::model::{Matrix, Weights};
+use crate::quant::{Layout, TILE};
+use crate::{Error, Result};
+
+/// Bytes of a staged piece, unless one tile of rows is larger.
+const PIECE: usize = 16 << 20;
+/// Bytes of a weight buffer, unless one slice is larger.
+const BUFFER: u64 = 1 << 30;
+/// Every device allows bindings at multiples of this.
+const ALIGN: u64 = 256;
+
+/// Rows of one to three matrices that a dispatch reads through one binding.
+pub(super) struct Slice {
+    /// The matrices' parts, offsets relative to the binding.
+    pub(super) parts: Vec<Part>,
+    /// The first tile of the stage's output that it computes.
+    pub(super) first_tile: usize,
+    buffer: usize,
+    offset: u64,
+    bytes: u64,
+    /// For each part: the matrix, and its rows.
+    from: Vec<(Matrix, Range<usize>)>,
+}
+
+/// How a stage combines its matrices.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Combine {
+    /// One after another.
+    Rows,
+    /// Row by row.
+    Pairs,
+}
+
+/// All weights of a model.
+#[derive(Default)]
+pub(super) struct Store {
+    buffers: Vec<wgpu::Buffer>,
+    sizes: Vec<u64>,
+    stages: Vec<Vec<Slice>>,
+}
+
+fn layout(matrix: &Matrix, rows: usize) -> Result<Layout> {
+    Layout::new(matrix.ty, rows, matrix.cols).ok_or_else(|| {
+        Error::Unsupported(format!("tensor {}: type {} is not supported", matrix.name, matrix.ty))
+    })
+}
+
+impl Store {
+    /// Plans a place for a stage's matrices, split by rows where `limit` (bytes of a binding)
+    /// asks for it. Gives the number by which [`Store::slices`] knows them.
+    pub(super) fn place(&mut self, matrices: &[&Matrix], combine: Combine, limit: u64) -> Result<usize> {
+        let whole: Vec<(Matrix, Range<usize>)> = matrices.iter().map(|m| ((*m).clone(), 0..m.rows)).collect();
+        let mut groups: Vec<(usize, Vec<(Matrix, Range<usize>)>)> = Vec::new();
+        if slice_bytes(&whole)? <= limit {
+            groups.push((0, whole));
+        } else {
+            let mut first_tile = 0;
+            let sets: Vec<Vec<&Matrix>> = match combine {
+                Combine::Rows => matrices.iter().map(|m| vec![*m]).collect(),
+                Combine::Pairs => vec![matrices.to_vec()],
+            };
+            for set in sets {
+                let rows = set[0].rows;
+                let tile: Vec<_> = set.iter().map(|m| ((*m).clone(), 0..TILE.min(m.rows))).collect();
+                let tiles = (limit / slice_bytes(&tile)?) as usize;
+                if tiles == 0 {
+                    return Err(Error::Device(format!(
+                        "tensor {}: 16 of its rows are larger than the device's largest binding of {limit} bytes",
+                        set[0].name
+                    )));
+                }
+                for start in (0..rows).step_by(tiles * TILE) {
+                    let range = start..(start + tiles * TILE).min(rows);
+                    let group = set.iter().map(|m| ((*m).clone(), range.clone())).collect();
+                    groups.push((first_tile + start / TILE, group));
+                }
+                first_tile += rows.div_ceil(TILE);
+            }
+        }
+        let mut slices = Vec::new();
+        for (first_tile, from) in groups {
+            let bytes = slice_bytes(&from)?;
+            let (buffer, offset) = self.allocate(bytes);
+            let mut parts = Vec::new();
+            let mut at = 0;
+            for (matrix, rows) in &from {
+                let layout = layout(matrix, rows.len())?;
+                parts.push(Part { offset: at, layout });
+                at += parts[parts.len() - 1].layout.bytes;
+            }
+            slices.push(Slice { parts, first_tile, buffer, offset, bytes, from });
+        }
+        self.stages.push(slices);
+        Ok(self.stages.len() - 1)
+    }
+
+    fn allocate(&mut self, bytes: u64) -> (usize, u64) {
+        let needed = bytes.next_multiple_of(ALIGN);
+        match self.sizes.last_mut() {
+            Some(size) if *size + needed <= BUFFER => {
+                let offset = *size;
+                *size += needed;
+                (self.sizes.len() - 1, offset)
+            }
+            _ => {
+                self.sizes.push(needed);
+                (self.sizes.len() - 1, 0)
+            }
+        }
+    }
+
+    /// The slices of a placed stage.
+    pub(super) fn slices(&self, id: usize) -> &[Slice] {
+        &self.stages[id]
+    }
+
+    /// The range that a slice's dispatch binds.
+    pub(super) fn range(&self, slice: &Slice) -> device::Range<'_> {
+        device::Range { buffer: &self.buffers[slice.buffer], offset: slice.offset, bytes: Some(slice.bytes) }
+    }
+
+    /// Bytes of all buffers.
+    pub(super) fn bytes(&self) -> u64 {
+        self.sizes.iter().sum()
+    }
+
+    /// Allocates the buffers and fills them.
+    pub(super) fn upload(&mut self, gpu: &Gpu, weights: &Weights, progress: Progress<'_>) -> Result<()> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        for size in &self.sizes {
+            self.buffers.push(gpu.buffer("weights", *size, usage)?);
+        }
+        let mut jobs: Vec<(&Slice, usize)> =
+            self.stages.iter().flatten().flat_map(|s| (0..s.parts.len()).map(move |p| (s, p))).collect();
+        // In the file's order, so that it is read as it lies on the disk.
+        jobs.sort_by_key(|(slice, p)| {
+            let (matrix, rows) = &slice.from[*p];
+            let offset = match weights {
+                Weights::File(file) => file.tensor(&matrix.name).map_or(0, |t| t.offset),
+                Weights::Synthetic(_) => 0,
+            };
+            (offset, rows.start)
+        });
+        let total: usize = jobs.iter().map(|(s, p)| s.from[*p].0.row_bytes() * s.from[*p].1.len()).sum();
+        let piece = jobs.iter().map(|(s, p)| TILE * s.from[*p].0.row_bytes()).max().unwrap_or(0).max(PIECE);
+        let staging_usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let staging = [
+            gpu.buffer("staging", piece as u64 + 16, staging_usage)?,
+            gpu.buffer("staging", piece as u64 + 16, staging_usage)?,
+        ];
+        let pipeline = gpu.pipeline(&pack::shader(gpu.form))?;
+        let mut submitted: Vec<wgpu::SubmissionIndex> = Vec::new();
+        let mut done = 0;
+        for (slice, p) in jobs {
+            let (matrix, rows) = &slice.from[p];
+            let part = &slice.parts[p];
+            let step = piece / (TILE * matrix.row_bytes()).max(1) * TILE;
+            for start in (0..rows.len()).step_by(step) {
+                if progress(done, total).is_break() {
+                    return Err(Error::Interrupted);
+                }
+                let n = step.min(rows.len() - start);
+                let bytes = weights.rows(matrix, rows.start + start..rows.start + start + n);
+                let turn = submitted.len();
+                let staged = &staging[turn % 2];
+                if turn >= 2 {
+                    // Bounds what the queue holds, not only our two buffers.
+                    gpu.wait(&submitted[turn - 2])?;
+                }
+                gpu.queue.write_buffer(staged, 0, &bytes[..bytes.len() / 4 * 4]);
+                let rest = &bytes[bytes.len() / 4 * 4..];
+                if !rest.is_empty() {
+                    let mut last = [0; 4];
+                    last[..rest.len()].copy_from_slice(rest);
+                    gpu.queue.write_buffer(staged, (bytes.len() / 4 * 4) as u64, &last);
+                }
+                let group = gpu.bind(&pipeline, &[staged.into(), self.range(slice)]);
+                let mut encoder =
+                    gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    pass.set_pipeline(&pipeline.pipeline);
+                    pass.set_bind_group(0, &group, &[]);
+                    for args in pack::args(&part.layout, start, n, part.offset / 4) {
+                        pass.set_immediates(0, bytemuck::bytes_of(&args));
+                        let [x, y, z] = args.grid();
+                        pass.dispatch_workgroups(x, y, z);
+                    }
+                }
+                submitted.push(gpu.queue.submit([encoder.finish()]));
+                done += bytes.len();
+            }
+        }
+        if let Some(last) = submitted.last() {
+            gpu.wait(last)?;
+        }
+        let _ = progress(done, total);
+        Ok(())
+    }
+}
+
+fn slice_bytes(from: &[(Matrix, Range<usize>)]) -> Result<u64> {
+    from.iter().map(|(m, rows)| layout(m, rows.len()).map(|l| l.bytes as u64)).sum()
+}

@@ -1,0 +1,174 @@
+//! Both engines, in every form, against float64 logits of tiny models: architectures, RoPE's
+//! variants, tied and untied outputs, all block types.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use infer::engine::{DeviceChoice, Engine, Forms, Options, open};
+use infer::gguf::File;
+use infer::kernels::Math;
+use infer::kernels::sample::Sampling;
+use infer::model::Model;
+use safetensors::SafeTensors;
+
+mod common;
+
+/// The models of the fixtures that this program runs: those of its architectures and types.
+fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
+    let files = common::files(&common::fixtures().join("models"), "gguf");
+    let runs = |path: std::path::PathBuf| {
+        let model = Model::from_file(File::open(&path).unwrap());
+        match model {
+            Ok(model) => Some((path, Arc::new(model))),
+            Err(error) => {
+                assert_eq!(error.exit_code(), 4, "{}: {error}", path.display());
+                None
+            }
+        }
+    };
+    let models: Vec<_> = files.into_iter().filter_map(runs).collect();
+    let least = if common::shared().is_some() { 17 } else { 3 };
+    assert!(models.len() >= least, "only {} models can be run", models.len());
+    models
+}
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn of(path: &Path) -> Golden {
+        Golden(std::fs::read(path.with_extension("golden.safetensors")).unwrap())
+    }
+
+    fn ids(&self, name: &str) -> Vec<u32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        tensor.data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.ids(name).into_iter().map(f32::from_bits).collect()
+    }
+}
+
+/// Bounds of the relative error of a row of logits: median and worst.
+struct Bounds(f64, f64, f32);
+
+const CPU: Bounds = Bounds(1e-5, 1e-4, 0.002);
+const F32: Bounds = Bounds(5e-5, 5e-4, 0.002);
+const F16: Bounds = Bounds(4e-3, 2e-2, 0.05);
+
+fn relative(got: &[f32], want: &[f32]) -> f64 {
+    let sum = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(f).sum::<f64>();
+    let error = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
+    (error / sum(&|i| f64::from(want[i]).powi(2))).sqrt()
+}
+
+fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) -> (f64, f64) {
+    let golden = Golden::of(path);
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut errors = Vec::new();
+    for prompt in ["A", "B", "C", "D"] {
+        let ids = golden.ids(&format!("prompt_{prompt}"));
+        let want = golden.floats(&format!("logits_{prompt}"));
+        let mut got = Vec::new();
+        engine
+            .logits(&ids, true, &mut |row| {
+                got.extend_from_slice(row);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(got.len(), ids.len() * vocab, "{name}");
+        let got = &got[got.len() - want.len()..];
+        errors.extend(got.chunks(vocab).zip(want.chunks(vocab)).map(|(g, w)| relative(g, w)));
+        // The last row alone is the same row.
+        let mut last = Vec::new();
+        engine
+            .logits(&ids, false, &mut |row| {
+                last = row.to_vec();
+                Ok(())
+            })
+            .unwrap();
+        assert!(relative(&last, &want[want.len() - vocab..]) < bounds.1, "{name} {prompt}: last row");
+    }
+    errors.sort_by(f64::total_cmp);
+    let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+    assert!(median < bounds.0 && worst < bounds.1, "{name}: median {median:.2e}, worst {worst:.2e}");
+    for prompt in ["A", "B", "C"] {
+        let ids = golden.ids(&format!("prompt_{prompt}"));
+        let want = golden.ids(&format!("greedy_{prompt}"));
+        let margins = golden.floats(&format!("margin_{prompt}"));
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        engine.begin(0, &ids, &Sampling::greedy(), want.len(), &mut go_on).unwrap();
+        for (i, (want, margin)) in want.iter().zip(margins).enumerate() {
+            let got = engine.next().unwrap();
+            if margin < bounds.2 {
+                break;
+            }
+            assert_eq!(got, *want, "{name}: greedy {prompt}, step {i}, margin {margin}");
+        }
+        engine.end();
+    }
+    (median, worst)
+}
+
+fn run(options: &Options, bounds: &Bounds, what: &str) {
+    let mut worst = (0.0f64, 0.0f64);
+    for (path, model) in models() {
+        let vocab = model.plan.spec.vocab;
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        let mut engine =
+            open(model, options, &mut go_on).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (median, largest) = check(&path, engine.as_mut(), bounds, vocab);
+        worst = (worst.0.max(median), worst.1.max(largest));
+    }
+    common::note(&format!("{what}: largest median {:.2e}, worst row {:.2e}", worst.0, worst.1));
+}
+
+fn gpu(math: Math, forms: Forms) -> Options {
+    Options { device: DeviceChoice::Gpu, math: Some(math), forms, ..Options::default() }
+}
+
+#[test]
+fn cpu() {
+    run(&Options { device: DeviceChoice::Cpu, ..Options::default() }, &CPU, "cpu");
+}
+
+#[test]
+fn gpu_f32() {
+    run(&gpu(Math::F32, Forms::from_env()), &F32, "gpu f32");
+}
+
+#[test]
+fn gpu_f16() {
+    run(&gpu(Math::F16, Forms::from_env()), &F16, "gpu f16");
+}
+
+#[test]
+fn gpu_f32_checked() {
+    run(&gpu(Math::F32, Forms { checked: true, ..Forms::default() }), &F32, "gpu f32, checked");
+}
+
+#[test]
+fn gpu_f16_checked() {
+    run(&gpu(Math::F16, Forms { checked: true, ..Forms::default() }), &F16, "gpu f16, checked");
+}
+
+#[test]
+fn gpu_f32_without_subgroups() {
+    run(&gpu(Math::F32, Forms { no_subgroups: true, ..Forms::default() }), &F32, "gpu f32, no subgroups");
+}
+
+#[test]
+fn gpu_f16_without_f16() {
+    run(&gpu(Math::F16, Forms { no_f16: true, ..Forms::default() }), &F16, "gpu f16, no f16");
+}
+
+#[test]
+fn gpu_f32_without_coherent_memory() {
+    run(
+        &gpu(Math::F32, Forms { no_coherent: true, ..Forms::default() }),
+        &F32,
+        "gpu f32, no coherent memory",
+    );
+}

@@ -369,6 +369,283 @@ fn stdout_may_be_full_or_closed() {
     }
 }
 
+fn text(run: &Value) -> &str {
+    run["text"].as_str().unwrap()
+}
+
+/// A greedy continuation on the CPU, as JSON.
+fn greedy(flags: &[&str]) -> Value {
+    run(&[&["run", "--device", "cpu", "--temperature", "0", "--json"], flags].concat()).json()
+}
+
+#[test]
+fn the_demo_answers_a_question() {
+    let question = "What is the capital of Japan?";
+    let flags = ["--prompt", question, "--temperature", "0"];
+    let plain = run(&[&["run", "--device", "cpu"][..], &flags].concat());
+    assert_eq!(plain.works(), "The capital of Japan is Tokyo.\n");
+    let lines: Vec<&str> = plain.stderr.lines().collect();
+    assert!(lines[0].contains("CPU") && lines[0].ends_with("math f32, kv f32, context 1024"), "{plain:?}");
+    assert!(lines.last().unwrap().contains("decode: 7 tokens"), "{plain:?}");
+    assert_eq!(lines.len(), 2, "{plain:?}");
+
+    // The model's name, the prompt from a pipe, no word on stderr.
+    let infer = Infer::new();
+    let quiet = ["run", "demo", "--device", "cpu", "--temperature", "0", "--quiet"];
+    let piped = infer.piped(&quiet, &format!("{question}\n"));
+    assert_eq!((piped.works(), piped.stderr.as_str()), (plain.works(), ""));
+
+    let json = greedy(&flags[..2]);
+    assert_eq!(text(&json), "The capital of Japan is Tokyo.");
+    assert_eq!(json["stop_reason"], "eos");
+    assert_eq!((&json["model"], &json["architecture"]), (&"demo".into(), &"llama".into()));
+    assert_eq!((&json["math"], &json["seed"]), (&"f32".into(), &0.into()));
+    assert_eq!(json["prompt_ids"].as_array().unwrap().len(), 16);
+    assert_eq!(json["prompt_ids"][0], 0, "BOS comes first");
+    assert_ne!(json["prompt_ids"][1], 0, "and once");
+    let ids = json["ids"].as_array().unwrap();
+    assert!(ids.len() == 7 && !ids.contains(&3.into()), "{ids:?}");
+    let stats = &json["stats"];
+    assert_eq!((&stats["prompt_tokens"], &stats["decode_tokens"]), (&16.into(), &7.into()));
+    for key in [
+        "load_ms",
+        "prefill_ms",
+        "prefill_tokens_per_s",
+        "decode_ms",
+        "decode_tokens_per_s",
+        "time_to_first_token_ms",
+        "weight_bytes",
+        "kv_bytes",
+        "scratch_bytes",
+    ] {
+        assert!(stats[key].as_f64().is_some_and(|v| v > 0.0), "{key}: {stats}");
+    }
+    for key in ["submits_per_token", "dispatches_per_token", "readback_bytes_per_token", "peak_rss_bytes"] {
+        assert!(stats.get(key).is_some(), "{key}: {stats}");
+    }
+}
+
+#[test]
+fn a_gpu_answers_as_the_cpu_does() {
+    if run(&["devices", "--json"]).json().as_array().unwrap().is_empty() {
+        common::note("SKIPPED: a_gpu_answers_as_the_cpu_does: there is no adapter");
+        return;
+    }
+    let flags = ["--prompt", "What is the capital of France?", "--temperature", "0", "--json"];
+    let gpu = run(&[&["run", "--device", "gpu"][..], &flags].concat());
+    let stderr = gpu.stderr.clone();
+    let gpu = gpu.json();
+    assert_eq!(text(&gpu), "The capital of France is Paris.");
+    assert_eq!(gpu["ids"], greedy(&flags[..2])["ids"]);
+    assert!(gpu["stats"]["submits_per_token"].as_f64().unwrap() <= 1.0, "{gpu}");
+    assert_eq!(gpu["stats"]["readback_bytes_per_token"], 4.0);
+    assert!(stderr.starts_with(gpu["device"].as_str().unwrap()), "{stderr}");
+}
+
+#[test]
+fn generation_stops_where_it_should() {
+    let story = ["--raw", "--prompt", "Once upon a time"];
+    let base = greedy(&[&story[..], &["-n", "24"]].concat());
+    assert_eq!((&base["stop_reason"], &base["stats"]["decode_tokens"]), (&"length".into(), &23.into()));
+    assert_eq!(base["ids"].as_array().unwrap().len(), 24);
+    assert_eq!(base["prompt_ids"].as_array().unwrap().len(), 5);
+    let whole = text(&base).to_owned();
+
+    // A stop text over several tokens, the earlier one of two, and one that does not come.
+    let words: Vec<&str> = whole.split(' ').collect();
+    let stop = format!("{} {}", &words[5][1..], &words[6][..2]);
+    let stopped = greedy(&[&story[..], &["-n", "24", "--stop", "zebra", "--stop", &stop]].concat());
+    assert_eq!(stopped["stop_reason"], "stop");
+    assert_eq!(text(&stopped), &whole[..whole.find(&stop).unwrap()]);
+    let n = stopped["ids"].as_array().unwrap().len();
+    assert_eq!(stopped["ids"].as_array().unwrap()[..], base["ids"].as_array().unwrap()[..n]);
+    let plain = ["run", "--device", "cpu", "--temperature", "0", "-n", "24", "--stop", &stop];
+    assert_eq!(run(&[&plain[..], &story].concat()).works(), format!("{}\n", text(&stopped)));
+    // The beginning of a stop text that does not come is shown at last.
+    let begun = format!("{}zebra", &whole[whole.len() - 3..]);
+    assert_eq!(text(&greedy(&[&story[..], &["-n", "24", "--stop", &begun]].concat())), whole);
+
+    let full = greedy(&[&story[..], &["--ctx", "12"]].concat());
+    assert_eq!(full["stop_reason"], "context");
+    assert_eq!(full["ids"].as_array().unwrap().len(), 8, "what fits, and one that need not be computed");
+    let none = greedy(&[&story[..], &["-n", "0"]].concat());
+    assert_eq!((text(&none), &none["stop_reason"]), ("", &"length".into()));
+}
+
+#[test]
+fn a_seed_makes_choices_repeatable() {
+    let story = ["run", "--device", "cpu", "--raw", "--prompt", "Once upon a time", "-n", "30", "--json"];
+    let with = |flags: &[&str]| run(&[&story[..], flags].concat()).json();
+    let one = with(&["--seed", "18446744073709551615"]);
+    assert_eq!(one["seed"], u64::MAX);
+    assert_eq!(one["ids"], with(&["--seed", "18446744073709551615"])["ids"]);
+    let others: Vec<Value> = (1..5).map(|s: u32| with(&["--seed", &s.to_string()])["ids"].clone()).collect();
+    assert!(others.iter().any(|ids| *ids != one["ids"]), "four seeds make the same text");
+    // Only the best: no seed matters.
+    let best = with(&["--temperature", "0"])["ids"].clone();
+    assert_eq!(with(&["--top-k", "1"])["ids"], best);
+    assert_eq!(with(&["--min-p", "1", "--top-k", "0", "--top-p", "1"])["ids"], best);
+    // A seed that is drawn is printed, and makes the same text again.
+    let drawn = run(&story);
+    let json = drawn.json();
+    let seed = json["seed"].to_string();
+    assert!(drawn.stderr.lines().any(|l| l == format!("seed {seed}")), "{drawn:?}");
+    assert_eq!(with(&["--seed", &seed])["ids"], json["ids"]);
+}
+
+#[test]
+fn a_system_message_stands_in_the_template() {
+    let ids = |flags: &[&str]| greedy(&[flags, &["--prompt", "What is the capital of Japan?"]].concat());
+    let plain = ids(&[])["prompt_ids"].as_array().unwrap().len();
+    let one_word = ids(&["--system", "Answer in one word."]);
+    assert!(one_word["prompt_ids"].as_array().unwrap().len() > plain);
+    assert_eq!(text(&one_word).trim_end_matches('.'), "Tokyo");
+}
+
+/// A file without a template is continued as it is, and that is said.
+#[test]
+fn without_a_template_the_text_is_continued() {
+    let file = common::fixtures().join("malformed/valid.gguf");
+    let file = file.to_str().unwrap();
+    let flags = ["--device", "cpu", "--temperature", "0", "-n", "3", "--prompt", "hi", "--json"];
+    let as_is = run(&[&["run", file][..], &flags].concat());
+    let raw = run(&[&["run", file, "--raw"][..], &flags].concat());
+    assert_eq!(as_is.json()["prompt_ids"], raw.json()["prompt_ids"]);
+    assert!(as_is.stderr.contains("note: the file has no chat template"), "{as_is:?}");
+    assert!(!raw.stderr.contains("note:"), "{raw:?}");
+    assert!(run(&["run", file, "--prompt", "hi", "--system", "x"]).fails(6).contains("--system"));
+}
+
+#[test]
+fn logits_are_a_safetensors_file() {
+    let infer = Infer::new();
+    infer.write("old.safetensors", b"old");
+    let ids = ["logits", "--device", "cpu", "--ids", "0 2,318"];
+    let all = infer.run(&[&ids[..], &["--all", "--out", "old.safetensors"]].concat());
+    assert_eq!(all.works(), "");
+    infer.run(&[&ids[..], &["--out", "last.safetensors", "--quiet"]].concat()).works();
+    let read = |name: &str| {
+        let bytes = std::fs::read(infer.path(name)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let logits = tensors.tensor("logits").unwrap();
+        assert_eq!(logits.dtype(), safetensors::Dtype::F32);
+        let data: Vec<f32> = logits.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        (logits.shape().to_vec(), data)
+    };
+    let (shape, all) = read("old.safetensors");
+    assert_eq!(shape, [3, 4096]);
+    let (shape, last) = read("last.safetensors");
+    assert_eq!(shape, [1, 4096]);
+    assert_eq!(last, all[2 * 4096..]);
+    assert!(all.iter().all(|v| v.is_finite()) && all[..4096] != all[4096..8192]);
+    assert_eq!(std::fs::read_dir(infer.folder.path()).unwrap().count(), 2, "something was left");
+    let line = infer.run(&[&ids[..], &["--out", "no/such/folder", "--quiet"]].concat());
+    assert!(line.fails(1).contains("no/such/folder"));
+}
+
+#[test]
+fn bench_measures_both_kinds() {
+    let flags = ["--device", "cpu", "--tokens", "4", "--prompt-tokens", "8", "--depth", "3", "--repeat", "3"];
+    let report = run(&[&["bench", "--json"][..], &flags].concat()).json();
+    assert_eq!(report["model"], "demo");
+    assert_eq!(
+        report["limits"],
+        serde_json::json!({"read_gb_per_s": null, "matrix_tflops": null, "dispatch_us": null})
+    );
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for (result, kind) in results.iter().zip(["decode", "prefill"]) {
+        assert_eq!((&result["kind"], &result["depth"]), (&kind.into(), &3.into()));
+        let mut runs: Vec<f64> =
+            result["runs_tokens_per_s"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(runs.len(), 3);
+        runs.sort_by(f64::total_cmp);
+        assert_eq!(result["median_tokens_per_s"].as_f64(), Some(runs[1]));
+        let spread = 100.0 * (runs[2] - runs[0]) / runs[1];
+        assert!((result["spread_percent"].as_f64().unwrap() - spread).abs() < 1e-9);
+        assert!(runs[0] > 0.0 && result["percent_of_limit"].is_null());
+    }
+    assert_eq!((&results[0]["tokens"], &results[1]["prompt_tokens"]), (&4.into(), &8.into()));
+    assert!(results[0]["bytes_per_token"].as_u64().unwrap() > 3_000_000);
+    let human = run(&[&["bench"][..], &flags].concat());
+    assert!(human.works().contains("\ndecode ") && human.stdout.contains("\nprefill "), "{human:?}");
+}
+
+/// Ctrl-C ends it between two steps; what there is has been printed.
+#[cfg(unix)]
+#[test]
+fn an_interruption_prints_what_there_is() {
+    use std::io::Read;
+    let infer = Infer::new();
+    let story = ["run", "--device", "cpu", "--raw", "--prompt", "Once upon a time", "--threads", "1"];
+    // Of all words the last 64 are not to come again: a story without an end.
+    let endless = ["--temperature", "0", "--repeat-penalty", "3"];
+    for json in [false, true] {
+        let mut command = infer.command(&[&story[..], &endless].concat());
+        command.args(json.then_some("--json")).stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let mut first = [0];
+        // The device is named before the first step, the text begins after it.
+        if json {
+            stderr.read_exact(&mut first).unwrap()
+        } else {
+            stdout.read_exact(&mut first).unwrap()
+        }
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+        if json {
+            let report: Value = serde_json::from_str(&rest).unwrap();
+            assert_eq!(report["stop_reason"], "interrupted");
+        } else {
+            assert!(rest.ends_with('\n') && rest.len() < 3000, "{rest}");
+        }
+    }
+}
+
+/// A reader who goes away while text is made, and a disk that fills up then.
+#[cfg(target_os = "linux")]
+#[test]
+fn stdout_may_go_away_while_text_is_made() {
+    let infer = Infer::new();
+    let story = ["run", "--device", "cpu", "--raw", "--prompt", "Once upon a time", "-n", "50", "--quiet"];
+    for json in [&[][..], &["--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = infer.command(&story).args(json).stdin(Stdio::null()).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = infer.command(&story).args(json).stdin(Stdio::null()).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.starts_with("error: stdout: ") && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+/// Files that look odd and are sound compute what the plain one does.
+#[test]
+fn odd_but_sound_files_give_equal_logits() {
+    let infer = Infer::new();
+    let folder = common::fixtures().join("malformed");
+    let mut seen: Option<Vec<u8>> = None;
+    let files = common::files(&folder, "gguf").into_iter().filter(|f| {
+        let name = f.file_name().unwrap().to_string_lossy();
+        name.starts_with("must_load") || name == "valid.gguf"
+    });
+    let mut count = 0;
+    for file in files {
+        let file = file.to_str().unwrap();
+        infer.run(&["logits", file, "--device", "cpu", "--ids", "1,40,90,200,7", "--out", "x"]).works();
+        let logits = std::fs::read(infer.path("x")).unwrap();
+        assert_eq!(seen.get_or_insert_with(|| logits.clone()), &logits, "{file}");
+        count += 1;
+    }
+    assert!(count >= 3, "{count} files");
+}
+
 /// The damaged files: how `inspect` and `run` end, each within seconds.
 #[test]
 fn damaged_files_are_refused_as_their_cases_say() {

@@ -70,7 +70,7 @@ pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&st
         let full = turn(&mut session, prompter, &mut messages, &mut pressed)?;
         if let Some(tokens) = full {
             return Err(Error::Request(format!(
-                "the conversation has filled the context: {tokens} of {} tokens; start again, or raise --ctx",
+                "the conversation has {tokens} tokens, the context holds {}: start again, or raise --ctx",
                 session.engine.info().context
             )));
         }

@@ -171,16 +171,21 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let loaded = start.elapsed();
     say_once(&args, &prompter, &settings, drawn);
     let mut session = Session { engine, history: History::default(), settings };
-    let mut show = |piece: &str| if args.json { Ok(()) } else { output::print(piece) };
+    let mut shown = false;
+    let mut show = |piece: &str| {
+        shown = true;
+        if args.json { Ok(()) } else { output::print(piece) }
+    };
     let waited = start.elapsed();
     let answer = session.answer(&prompter.tokenizer, &ids, &mut show);
-    if !args.json && !output::closed() {
+    // A text that was begun ends with a line's end, whatever ended it.
+    if !args.json && !output::closed() && (shown || answer.as_ref().is_ok_and(|a| !a.interrupted())) {
         output::print("\n")?;
     }
     let answer = answer?;
     let info = session.engine.info();
     let stats = Stats::new(info, &answer.outcome, loaded, waited);
-    if !args.quiet {
+    if !args.quiet && (shown || !answer.interrupted()) {
         output::say(&stats.line());
     }
     if args.json {

@@ -1,5 +1,6 @@
 //! A model that answers: ids in, text out piece by piece.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -74,9 +75,9 @@ impl Session {
             tokens: settings.tokens,
             end_ids: tokenizer.end_ids(),
         };
-        let mut bar = Bar::new(Unit::Tokens, settings.quiet);
+        let bar = RefCell::new(Bar::new(Unit::Tokens, settings.quiet));
         let mut progress = |done, all| {
-            bar.set(done, all);
+            bar.borrow_mut().set(done, all);
             if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let mut stream = tokenizer.stream();
@@ -94,6 +95,7 @@ impl Session {
         };
         let result =
             generate::generate(&mut *self.engine, &mut self.history, &request, &mut progress, &mut |id| {
+                bar.borrow_mut().clear();
                 take(stops.push(&stream.push(id)))?;
                 if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });

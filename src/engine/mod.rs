@@ -12,6 +12,8 @@ mod program;
 pub mod stage;
 mod upload;
 
+pub use program::scratch_bytes;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,7 +67,7 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
             writeln!(out, "  keys and values      {:>12}  F16, {} tokens", output::bytes(kv), memory.context);
     }
     if let Some(scratch) = memory.scratch {
-        let _ = writeln!(out, "  scratch, about       {:>12}", output::bytes(scratch));
+        let _ = writeln!(out, "  scratch              {:>12}", output::bytes(scratch));
     }
 
     if report.supported {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::common::{ModelArg, at_least_one};
 use super::prompt::Prompter;
 use super::{load, output};
-use crate::engine::DEFAULT_CONTEXT;
+use crate::engine::{DEFAULT_CONTEXT, scratch_bytes};
 use crate::gguf::File;
 use crate::kernels::Kv;
 use crate::model::{Model, Op, Spec, arch};
@@ -189,7 +189,11 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
             .iter()
             .fold(1u64, |n, f| n.saturating_mul(*f as u64))
     });
-    let scratch = model.map(|m| scratch(&m.plan.spec));
+    // A batch's vectors, and for each position its token and its turns of RoPE.
+    let scratch = model.map(|m| {
+        let spec = &m.plan.spec;
+        scratch_bytes(spec) + ((4 * spec.rope.dims + 4) * context) as u64
+    });
     Ok(Memory { context, weights, kv, scratch })
 }
 
@@ -204,13 +208,3 @@ fn weights(model: &Model) -> u64 {
     });
     matrices.sum::<u64>() + vectors.map(|n| (n * Type::F32.block_bytes()) as u64).sum::<u64>()
 }
-
-/// Bytes of one batch's activations, about.
-fn scratch(spec: &Spec) -> u64 {
-    let rows = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
-    let row = 4 * (2 * spec.width + rows + spec.heads * spec.head_dim + spec.ffn);
-    (row * BATCH + 4 * spec.vocab) as u64
-}
-
-/// Tokens of a batch.
-const BATCH: usize = 8;

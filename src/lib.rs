@@ -1,5 +1,6 @@
 //! Runs GGUF language models on any GPU.
 
+pub mod cli;
 pub mod engine;
 mod error;
 pub mod gguf;

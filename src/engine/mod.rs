@@ -14,6 +14,8 @@ pub mod stage;
 mod tests;
 mod upload;
 
+pub use program::scratch_bytes;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;

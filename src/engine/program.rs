@@ -133,7 +133,7 @@ pub(super) struct Programs {
 }
 
 /// Bytes of buffers beside weights, keys and values, but for what grows with the context.
-pub(super) fn scratch_bytes(spec: &Spec) -> u64 {
+pub fn scratch_bytes(spec: &Spec) -> u64 {
     let shape = attention(spec, false, 1, true);
     let acts = |n: usize| groups(n) * (16 * 4 + 16);
     let per_token = 4 * stream(spec)

@@ -1,0 +1,258 @@
+//! `infer bench`: how fast a model decodes and reads prompts on a device.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::common::{Compute, ModelArg, at_least_one};
+use super::stats::{per, rate};
+use super::{interrupt, load, output, shapes};
+use crate::engine::generate::{History, Outcome, Request, generate};
+use crate::engine::{Counters, Engine, Info};
+use crate::kernels::sample::Sampling;
+use crate::model::{Model, Op};
+use crate::{Error, Result};
+
+/// Measure tokens per second
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Random weights at a known model's shape instead of a file; FTYPE is Q4_K_M, Q4_0, Q8_0
+    /// or F16
+    #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with = "path")]
+    synthetic: Option<String>,
+    /// Tokens to generate in a run
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
+    tokens: usize,
+    /// Tokens of the prompt to read in a run
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    prompt_tokens: usize,
+    /// Tokens that stand in the context before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: usize,
+    /// Measured runs of each kind
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    repeat: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    driver: String,
+    model: String,
+    math: String,
+    limits: Limits,
+    results: Vec<Measured>,
+}
+
+/// What the device can do at most; nothing of it is measured yet.
+#[derive(Default, Serialize)]
+struct Limits {
+    read_gb_per_s: Option<f64>,
+    matrix_tflops: Option<f64>,
+    dispatch_us: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    kind: &'static str,
+    prompt_tokens: usize,
+    tokens: usize,
+    depth: usize,
+    runs_tokens_per_s: Vec<f64>,
+    median_tokens_per_s: f64,
+    spread_percent: f64,
+    bytes_per_token: Option<u64>,
+    gb_per_s: Option<f64>,
+    percent_of_limit: Option<f64>,
+    submits_per_token: Option<f64>,
+    dispatches_per_token: Option<f64>,
+    readback_bytes_per_token: Option<f64>,
+    cpu_encode_us_per_token: Option<f64>,
+}
+
+/// Tokens of the short prompt before decoding.
+const SHORT: usize = 16;
+/// Two windows that agree within this end the warm-up.
+const AGREE: f64 = 0.01;
+/// So many windows, or so much time, end it at the latest.
+const WINDOWS: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    interrupt::install()?;
+    let (name, model) = match &args.synthetic {
+        Some(shape) => (shape.clone(), Arc::new(shapes::model(shape)?)),
+        None => (args.model.name(), load::model(&args.model)?),
+    };
+    let mut options = args.compute.options();
+    let needed = args.depth.saturating_add(args.prompt_tokens.max(SHORT.saturating_add(args.tokens)));
+    let context = options.context.unwrap_or(model.plan.spec.context);
+    if needed > context {
+        return Err(Error::Request(format!(
+            "--depth, --prompt-tokens and --tokens need {needed} tokens, the context holds {context}"
+        )));
+    }
+    options.context = Some(context.min(needed));
+    let mut bench = Bench {
+        engine: load::open(&model, &options, false)?,
+        vocab: u32::try_from(model.plan.spec.vocab).unwrap_or(u32::MAX),
+        depth: args.depth,
+        turn: 0,
+    };
+    let decode = bench.measure(args.repeat, SHORT, args.tokens + 1)?;
+    let prefill = bench.measure(args.repeat, args.prompt_tokens, 1)?;
+    let info = bench.engine.info();
+    let results = vec![
+        decoding(&model, info, args, &decode),
+        Measured {
+            prompt_tokens: args.prompt_tokens,
+            ..measured("prefill", args, &prefill, |o| rate(o.prompt_tokens, o.prefill))
+        },
+    ];
+    let report = Report {
+        device: info.device.clone(),
+        driver: info.driver.clone(),
+        model: name,
+        math: info.math.to_string(),
+        limits: Limits::default(),
+        results,
+    };
+    if args.json { output::json(&report) } else { print(&report) }
+}
+
+/// An engine that is measured.
+struct Bench {
+    engine: Box<dyn Engine>,
+    vocab: u32,
+    depth: usize,
+    turn: u32,
+}
+
+impl Bench {
+    /// Runs until two runs agree, then as often as asked.
+    fn measure(&mut self, repeat: usize, prompt: usize, tokens: usize) -> Result<Vec<Outcome>> {
+        let start = Instant::now();
+        let mut last = 0.0;
+        for _ in 0..WINDOWS {
+            let run = self.once(prompt, tokens)?;
+            let time = (if tokens > 1 { run.decode } else { run.prefill }).as_secs_f64();
+            if (time - last).abs() <= AGREE * time || start.elapsed() > PATIENCE {
+                break;
+            }
+            last = time;
+        }
+        (0..repeat).map(|_| self.once(prompt, tokens)).collect()
+    }
+
+    /// One run: so many tokens in the context, a prompt, so many tokens out of it.
+    fn once(&mut self, prompt: usize, tokens: usize) -> Result<Outcome> {
+        self.turn = self.turn.wrapping_add(1);
+        // Nothing of the prompt was in the run before, all of what lies before it was.
+        let vocab = self.vocab;
+        let spread = |i: u32, by: u32| i.wrapping_mul(0x9e37_79b1).wrapping_add(by) % vocab;
+        let mut ids: Vec<u32> = (0..self.depth as u32).map(|i| spread(i, 0)).collect();
+        let mut history = History::default();
+        if self.depth > 0 {
+            self.generate(&mut history, &ids, 1)?;
+        }
+        ids.extend((0..prompt as u32).map(|i| spread(i, self.turn)));
+        self.generate(&mut history, &ids, tokens)
+    }
+
+    fn generate(&mut self, history: &mut History, ids: &[u32], tokens: usize) -> Result<Outcome> {
+        let flow = || if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let request = Request { ids, sampling: Sampling::greedy(), tokens: Some(tokens), end_ids: &[] };
+        let outcome = generate(&mut *self.engine, history, &request, &mut |_, _| flow(), &mut |_| flow())?;
+        if interrupt::requested() { Err(Error::Interrupted) } else { Ok(outcome) }
+    }
+}
+
+/// Speed of runs, and nothing that is special to their kind.
+fn measured(kind: &'static str, args: &Args, runs: &[Outcome], speed: impl Fn(&Outcome) -> f64) -> Measured {
+    let runs: Vec<f64> = runs.iter().map(speed).collect();
+    let mut sorted = runs.clone();
+    sorted.sort_by(f64::total_cmp);
+    let at = |i: usize| sorted.get(i).copied().unwrap_or(0.0);
+    let median = (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2.0;
+    let range = at(sorted.len().saturating_sub(1)) - at(0);
+    Measured {
+        kind,
+        prompt_tokens: SHORT,
+        tokens: 0,
+        depth: args.depth,
+        runs_tokens_per_s: runs,
+        median_tokens_per_s: median,
+        spread_percent: if median > 0.0 { 100.0 * range / median } else { 0.0 },
+        bytes_per_token: None,
+        gb_per_s: None,
+        percent_of_limit: None,
+        submits_per_token: None,
+        dispatches_per_token: None,
+        readback_bytes_per_token: None,
+        cpu_encode_us_per_token: None,
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "rates")]
+fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome]) -> Measured {
+    let m = measured("decode", args, runs, |o| rate(o.decode_tokens, o.decode));
+    let mut sum = Counters::default();
+    for run in runs {
+        sum.steps += run.counters.steps;
+        sum.submits += run.counters.submits;
+        sum.dispatches += run.counters.dispatches;
+        sum.readback_bytes += run.counters.readback_bytes;
+        sum.encode += run.counters.encode;
+    }
+    // A step reads the weights, but of the embedding a row, and the keys and values so far.
+    let positions = (args.depth + SHORT + args.tokens / 2) as u64;
+    let bytes = (info.weight_bytes - embedding(model).min(info.weight_bytes))
+        + info.kv_bytes.checked_div(info.context as u64).unwrap_or(0) * positions;
+    Measured {
+        tokens: args.tokens,
+        bytes_per_token: Some(bytes),
+        gb_per_s: Some(bytes as f64 * m.median_tokens_per_s / 1e9),
+        submits_per_token: Some(per(sum.submits, sum.steps)),
+        dispatches_per_token: Some(per(sum.dispatches, sum.steps)),
+        readback_bytes_per_token: Some(per(sum.readback_bytes, sum.steps)),
+        cpu_encode_us_per_token: Some(sum.encode.as_secs_f64() * 1e6 / (sum.steps.max(1)) as f64),
+        ..m
+    }
+}
+
+/// Bytes of an embedding that is not the output matrix as well.
+fn embedding(model: &Model) -> u64 {
+    match (model.plan.ops.first(), model.plan.ops.last()) {
+        (Some(Op::Embed { table }), Some(Op::Logits { weight })) if table.name != weight.name => {
+            (table.rows * table.row_bytes()) as u64
+        }
+        _ => 0,
+    }
+}
+
+fn print(report: &Report) -> Result<()> {
+    let mut out = format!("{}\n", output::escape(&report.model));
+    for r in &report.results {
+        let count = if r.kind == "decode" { r.tokens } else { r.prompt_tokens };
+        let rate = r.gb_per_s.map_or_else(String::new, |g| format!(", {g:.1} GB/s"));
+        out += &format!(
+            "{:8} {:>10.1} tokens/s, spread {:.1} %, {} runs of {count} tokens at depth {}{rate}\n",
+            r.kind,
+            r.median_tokens_per_s,
+            r.spread_percent,
+            r.runs_tokens_per_s.len(),
+            r.depth
+        );
+    }
+    output::print(&out)
+}

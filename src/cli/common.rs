@@ -1,0 +1,205 @@
+//! What commands share: the model's file, the engine's flags, texts and ids.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::engine::{DeviceChoice, Options};
+use crate::gguf::{Bytes, File};
+use crate::kernels::{Kv, Math};
+use crate::{Error, Result};
+
+/// The name that stands for the embedded model.
+const DEMO: &str = "demo";
+
+/// Bytes at an address from which wide words can be read.
+#[repr(align(64))]
+struct Aligned<T: ?Sized>(T);
+
+static DEMO_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/demo.gguf"));
+
+/// The model of a command.
+#[derive(clap::Args)]
+pub(super) struct ModelArg {
+    /// A GGUF file, or `demo`, the model that is part of this program
+    #[arg(value_name = "MODEL", default_value = DEMO)]
+    path: PathBuf,
+}
+
+impl ModelArg {
+    /// Opens the file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn open(&self) -> Result<File> {
+        open(&self.path)
+    }
+
+    /// The model's name for people: the path, as given.
+    pub(super) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Opens a file, or the embedded one.
+pub(super) fn open(path: &Path) -> Result<File> {
+    if path == Path::new(DEMO) {
+        let bytes = Bytes::Static(&DEMO_FILE.0);
+        return File::parse(bytes).map_err(|e| Error::File(format!("{DEMO}: {e}")));
+    }
+    File::open(path)
+}
+
+/// The flags of commands that compute.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Computing")]
+pub(super) struct Compute {
+    /// auto (a GPU, else the CPU), gpu (any adapter, software too), cpu, or an adapter's index or
+    /// part of its name, as in `infer devices`
+    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
+    device: DeviceChoice,
+    /// The arithmetic of products; by default the fastest that the device has
+    #[arg(long, value_name = "MATH", value_parser = math())]
+    math: Option<Math>,
+    /// How keys and values are stored; by default as the arithmetic
+    #[arg(long, value_name = "TYPE", value_parser = kv())]
+    kv: Option<Kv>,
+    /// Tokens that the context holds; by default the model's own number, at most 8192
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    ctx: Option<usize>,
+    /// Memory of the device to use at most, in GiB
+    #[arg(long, value_name = "GIB", value_parser = gib)]
+    memory: Option<u64>,
+    /// Threads of the CPU engine; by default one per core
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    threads: Option<usize>,
+}
+
+impl Compute {
+    /// The engine's options.
+    pub(super) fn options(&self) -> Options {
+        Options {
+            device: self.device.clone(),
+            math: self.math,
+            kv: self.kv,
+            context: self.ctx,
+            memory: self.memory,
+            threads: self.threads,
+            ..Options::default()
+        }
+    }
+}
+
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    Ok(match text {
+        "" => return Err("no device is named".to_owned()),
+        "auto" => DeviceChoice::Auto,
+        "gpu" => DeviceChoice::Gpu,
+        "cpu" => DeviceChoice::Cpu,
+        _ => match text.parse() {
+            Ok(index) => DeviceChoice::Index(index),
+            Err(_) => DeviceChoice::Name(text.to_owned()),
+        },
+    })
+}
+
+fn math() -> impl TypedValueParser<Value = Math> {
+    PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Math::F16 } else { Math::F32 })
+}
+
+fn kv() -> impl TypedValueParser<Value = Kv> {
+    PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Kv::F16 } else { Kv::F32 })
+}
+
+/// A count that is not 0.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// GiB as bytes.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and below 2^53")]
+fn gib(text: &str) -> Result<u64, String> {
+    let gib: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    // A pebibyte is more than anybody has.
+    if gib > 0.0 && gib <= f64::from(1 << 20) {
+        Ok((gib * f64::from(1 << 30)) as u64)
+    } else {
+        Err("must be a positive number of GiB".to_owned())
+    }
+}
+
+/// Ids as `1,2,3` or `1 2 3`.
+pub(super) fn ids(text: &str) -> Result<Vec<u32>> {
+    text.split([',', ' ', '\t', '\n', '\r'])
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().map_err(|_| Error::Usage(format!("{part:?} is no token id"))))
+        .collect()
+}
+
+/// The text of a flag, of a file, or of stdin; `None` where stdin is a terminal.
+///
+/// # Errors
+/// [`Error::File`] for what cannot be read or is no UTF-8.
+pub(super) fn text(flag: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
+    let utf8 = |bytes, place: &dyn std::fmt::Display| {
+        String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Error::File(format!("{place}: is no text (byte {at} is no UTF-8)"))
+        })
+    };
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    if let Some(path) = file {
+        let bytes = std::fs::read(path).map_err(|e| {
+            let why = if e.kind() == std::io::ErrorKind::NotFound {
+                "no such file".to_owned()
+            } else {
+                e.to_string()
+            };
+            Error::File(format!("{}: {why}", path.display()))
+        })?;
+        return utf8(bytes, &path.display()).map(Some);
+    }
+    let mut stdin = std::io::stdin().lock();
+    if stdin.is_terminal() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    stdin.read_to_end(&mut bytes).map_err(|e| Error::File(format!("stdin: {e}")))?;
+    utf8(bytes, &"stdin").map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_with_commas_or_spaces() {
+        assert_eq!(ids("1,2, 3\n4").unwrap(), [1, 2, 3, 4]);
+        assert!(ids("").unwrap().is_empty());
+        for bad in ["1,x", "-1", "4294967296"] {
+            assert!(ids(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_a_number_of_gib() {
+        assert_eq!(gib("1.5"), Ok(3 << 29));
+        for bad in ["0", "-1", "nan", "inf", "x"] {
+            assert!(gib(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_model_is_sound_and_aligned() {
+        let file = open(Path::new(DEMO)).unwrap();
+        assert_eq!(file.bytes().as_ptr().align_offset(64), 0);
+        assert!(crate::model::Model::from_file(file).is_ok());
+    }
+}

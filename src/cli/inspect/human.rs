@@ -1,0 +1,82 @@
+//! The report for people.
+
+use std::fmt::Write;
+
+use super::{Report, metadata};
+use crate::Result;
+use crate::cli::output;
+use crate::gguf::File;
+
+pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> Result<()> {
+    // Writing into a string cannot fail.
+    let mut out = String::new();
+    let architecture = report.architecture.as_deref().unwrap_or("unknown");
+    let _ = writeln!(
+        out,
+        "{}: GGUF version {}, {}, architecture {}",
+        output::escape(name),
+        report.version,
+        output::bytes(file.size()),
+        output::escape(&architecture.chars().take(64).collect::<String>())
+    );
+    let _ = writeln!(
+        out,
+        "{} parameters, {:.2} bits per weight, {} tensors aligned to {} bytes",
+        report.parameters,
+        report.bits_per_weight,
+        report.tensors.len(),
+        file.alignment()
+    );
+    if let Some(hash) = &report.sha256 {
+        let _ = writeln!(out, "SHA-256 {hash}");
+    }
+
+    let _ = writeln!(out, "\nmetadata");
+    let width = file.metadata().map(|(key, _)| key.chars().count()).max().unwrap_or(0).min(48);
+    for (key, value) in file.metadata() {
+        let _ = writeln!(out, "  {:width$}  {}", output::escape(key), metadata::line(value));
+    }
+
+    let _ = writeln!(out, "\ntypes");
+    for (ty, count) in &report.types {
+        let of = report.tensors.iter().filter(|t| t.r#type == *ty);
+        let bytes = of.fold(0u64, |n, t| n.saturating_add(t.bytes));
+        let _ = writeln!(out, "  {ty:8} {count:5} tensors  {:>12}", output::bytes(bytes));
+    }
+    if tensors {
+        let _ = writeln!(out, "\ntensors");
+        let width = report.tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
+        for t in &report.tensors {
+            let shape = t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+            let _ = writeln!(
+                out,
+                "  {:width$}  {:8} {shape:20}  {} bytes at {}",
+                output::escape(&t.name),
+                t.r#type,
+                t.bytes,
+                t.offset
+            );
+        }
+    }
+
+    let memory = &report.memory;
+    let _ = writeln!(out, "\nmemory");
+    let _ = writeln!(out, "  weights              {:>12}", output::bytes(memory.weights));
+    if let Some(kv) = memory.kv {
+        let _ =
+            writeln!(out, "  keys and values      {:>12}  F16, {} tokens", output::bytes(kv), memory.context);
+    }
+    if let Some(scratch) = memory.scratch {
+        let _ = writeln!(out, "  scratch              {:>12}", output::bytes(scratch));
+    }
+
+    if report.supported {
+        let _ = writeln!(out, "\nno problems: `infer run` can run it");
+    } else {
+        let _ = writeln!(out, "\nproblems");
+        for problem in &report.problems {
+            let _ = writeln!(out, "  {}", output::escape(problem));
+        }
+    }
+    output::print(&out)
+}

@@ -1,0 +1,210 @@
+//! `infer inspect`: what is in a file, whether or not this program can run it.
+
+mod check;
+mod human;
+mod metadata;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::common::{ModelArg, at_least_one};
+use super::prompt::Prompter;
+use super::{load, output};
+use crate::engine::{DEFAULT_CONTEXT, scratch_bytes};
+use crate::gguf::File;
+use crate::kernels::Kv;
+use crate::model::{Model, Op, Spec, arch};
+use crate::quant::{Layout, Type};
+use crate::tokenizer::Message;
+use crate::{Error, Result};
+
+/// Show what is in a model's file, and what stands in the way of running it
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// List the tensors
+    #[arg(long)]
+    tensors: bool,
+    /// Look for scales and weights that are NaN or infinite, and hash the file
+    #[arg(long)]
+    check: bool,
+    /// Plan the memory for a context of N tokens; by default the model's own, at most 8192
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    ctx: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is printed, by the names that `--json` uses.
+#[derive(Serialize)]
+struct Report {
+    version: u32,
+    architecture: Option<String>,
+    parameters: u64,
+    bits_per_weight: f64,
+    metadata: serde_json::Map<String, serde_json::Value>,
+    tensors: Vec<Row>,
+    types: BTreeMap<&'static str, u64>,
+    memory: Memory,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    problems: Vec<String>,
+    supported: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    r#type: &'static str,
+    shape: Vec<u64>,
+    offset: u64,
+    bytes: u64,
+}
+
+/// Bytes on the device. Without a known architecture nobody knows what keys and values take.
+#[derive(Serialize)]
+struct Memory {
+    #[serde(skip)]
+    context: usize,
+    weights: u64,
+    kv: Option<u64>,
+    scratch: Option<u64>,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let file = args.model.open()?;
+    let name = args.model.name();
+    let model =
+        File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())).and_then(Model::from_file);
+    let spec = match &model {
+        Ok(model) => Some(model.plan.spec.clone()),
+        Err(_) => arch::spec(&file).ok(),
+    };
+    let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx).map_err(|e| e.context(&name))?;
+    let mut problems = problems(&file, model);
+    let sha256 = args.check.then(|| {
+        let (hash, found) = check::check(&file);
+        problems.extend(found);
+        hash
+    });
+    let report = report(&file, memory, sha256, problems, args.json);
+    if args.json { output::json(&report) } else { human::print(&file, &name, &report, args.tensors) }
+}
+
+fn report(
+    file: &File,
+    memory: Memory,
+    sha256: Option<String>,
+    problems: Vec<String>,
+    with_values: bool,
+) -> Report {
+    let (mut parameters, mut bytes, mut types) = (0u64, 0u64, BTreeMap::new());
+    for t in file.tensors() {
+        parameters = parameters.saturating_add(t.elements());
+        bytes = bytes.saturating_add(t.bytes);
+        *types.entry(t.ty.name()).or_insert(0) += 1;
+    }
+    #[allow(clippy::cast_precision_loss, reason = "a ratio")]
+    let bits_per_weight = if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 };
+    Report {
+        version: file.version(),
+        architecture: file
+            .get("general.architecture")
+            .and_then(|v| v.as_bytes())
+            .map(|b| String::from_utf8_lossy(b).into_owned()),
+        parameters,
+        bits_per_weight,
+        metadata: if with_values { metadata::json(file) } else { serde_json::Map::new() },
+        tensors: file
+            .tensors()
+            .iter()
+            .map(|t| Row {
+                name: t.name.clone(),
+                r#type: t.ty.name(),
+                shape: t.shape[..t.n_dims].to_vec(),
+                offset: t.offset,
+                bytes: t.bytes,
+            })
+            .collect(),
+        types,
+        memory,
+        sha256,
+        supported: problems.is_empty(),
+        problems,
+    }
+}
+
+/// All that keeps this program from running the model, each in a line.
+fn problems(file: &File, model: Result<Model>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let text = match model {
+        Ok(model) => Prompter::new(file, false).and_then(|text| {
+            load::vocabulary(&text.tokenizer, &model)?;
+            Ok(text)
+        }),
+        Err(e) => {
+            problems.push(e.to_string());
+            let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
+            for t in
+                file.tensors().iter().filter(|t| !t.ty.is_supported() && !problems[0].contains(t.ty.name()))
+            {
+                *unknown.entry(t.ty.name()).or_insert(0) += 1;
+            }
+            problems.extend(
+                unknown.iter().map(|(ty, n)| format!("type {ty} of {n} tensor(s) is not supported yet")),
+            );
+            Prompter::new(file, false)
+        }
+    };
+    match text {
+        Err(e) => problems.push(e.to_string()),
+        Ok(text) => {
+            // A template that fails on the simplest conversation fails on all of them.
+            let hello = Message { role: "user".to_owned(), content: "Hello".to_owned() };
+            if let Err(e) = text.text(&[hello]) {
+                problems.push(e.to_string());
+            }
+        }
+    }
+    problems
+}
+
+fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<usize>) -> Result<Memory> {
+    let own = spec.map(|s| s.context);
+    if let (Some(ctx), Some(own)) = (ctx, own)
+        && ctx > own
+    {
+        return Err(Error::Request(format!("--ctx {ctx} is more than the model's context of {own} tokens")));
+    }
+    let context = ctx.unwrap_or_else(|| own.unwrap_or(DEFAULT_CONTEXT).min(DEFAULT_CONTEXT));
+    let weights = match model {
+        Some(model) => weights(model),
+        None => file.tensors().iter().fold(0, |n: u64, t| n.saturating_add(t.bytes)),
+    };
+    let kv = spec.map(|s| {
+        [2, s.layers, s.kv_heads, s.head_dim, context, Kv::F16.bytes()]
+            .iter()
+            .fold(1u64, |n, f| n.saturating_mul(*f as u64))
+    });
+    // A batch's vectors, and for each position its token and its turns of RoPE.
+    let scratch = model.map(|m| {
+        let spec = &m.plan.spec;
+        scratch_bytes(spec) + ((4 * spec.rope.dims + 4) * context) as u64
+    });
+    Ok(Memory { context, weights, kv, scratch })
+}
+
+/// Bytes of the weights as they lie on a device.
+fn weights(model: &Model) -> u64 {
+    let matrices = model.plan.matrices().into_iter();
+    let matrices = matrices.filter_map(|m| Layout::new(m.ty, m.rows, m.cols)).map(|l| l.bytes as u64);
+    let vectors = model.plan.ops.iter().map(|op| match op {
+        Op::Norm { weight } => weight.len,
+        Op::Attend { bias: Some(bias), .. } => bias.iter().map(|b| b.len).sum(),
+        _ => 0,
+    });
+    matrices.sum::<u64>() + vectors.map(|n| (n * Type::F32.block_bytes()) as u64).sum::<u64>()
+}

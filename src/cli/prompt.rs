@@ -1,0 +1,56 @@
+//! From what a user says to ids: the chat template, or the text as it is.
+
+use crate::Result;
+use crate::gguf::File;
+use crate::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
+
+/// A file's tokenizer and template.
+pub(super) struct Prompter {
+    /// Text ↔ ids.
+    pub(super) tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Prompter {
+    /// Reads both; of a raw prompt's template nothing is wanted.
+    ///
+    /// # Errors
+    /// The tokenizer's.
+    pub(super) fn new(file: &File, raw: bool) -> Result<Prompter> {
+        let tokenizer = Tokenizer::from_file(file)?;
+        let template = if raw { None } else { ChatTemplate::from_file(file) };
+        Ok(Prompter { tokenizer, template })
+    }
+
+    /// True where a template is applied.
+    pub(super) fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// The text that a model is to continue.
+    ///
+    /// # Errors
+    /// The template's.
+    pub(super) fn text(&self, messages: &[Message]) -> Result<String> {
+        match &self.template {
+            Some(template) => template.render(messages, true),
+            None => Ok(messages.iter().map(|m| m.content.as_str()).collect()),
+        }
+    }
+
+    /// Its ids. BOS stands in front where the file asks for it and the text has none; EOS is
+    /// never added, since the text goes on.
+    ///
+    /// # Errors
+    /// The template's and the tokenizer's.
+    pub(super) fn ids(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer.encode(&self.text(messages)?, Special::Recognise)?;
+        if self.tokenizer.add_bos()
+            && let Some(bos) = self.tokenizer.bos()
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+}

@@ -1,0 +1,274 @@
+//! `infer run`: continue a prompt, answer a question, or chat.
+
+use std::io::{IsTerminal, stderr, stdin, stdout};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::common::{self, Compute, ModelArg};
+use super::prompt::Prompter;
+use super::session::{Answer, Session, Settings};
+use super::stats::Stats;
+use super::{chat, interrupt, load, output};
+use crate::engine::generate::History;
+use crate::engine::{DEFAULT_CONTEXT, Options};
+use crate::kernels::sample::Sampling;
+use crate::model::Model;
+use crate::tokenizer::Message;
+use crate::{Error, Result};
+
+/// Continue a prompt or answer it; without one, on a terminal, chat
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The prompt
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
+    prompt: Option<String>,
+    /// A file with the prompt; without --prompt and --file it is read from stdin, whose last
+    /// line's end is left out
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The most tokens to generate; by default what the context holds
+    #[arg(short = 'n', long, value_name = "N")]
+    tokens: Option<usize>,
+    /// Continue the prompt as it is: no chat template
+    #[arg(long, conflicts_with = "system")]
+    raw: bool,
+    /// A system message for the chat template
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Stop before this text; can be given several times
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = not_empty)]
+    stop: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print nothing on stderr but errors
+    #[arg(long)]
+    quiet: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    compute: Compute,
+}
+
+/// How tokens are chosen, in the order of the steps.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// Divide positive and multiply negative logits of the last 64 tokens by R; 1: no penalty
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repeat_penalty,
+          allow_negative_numbers = true, value_parser = penalty)]
+    repeat_penalty: f32,
+    /// Choose among the K best tokens; 0: among all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    top_k: u32,
+    /// Choose among the best tokens whose probabilities sum to P
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p,
+          allow_negative_numbers = true, value_parser = share)]
+    top_p: f32,
+    /// Leave out tokens with less than P times the best one's probability
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p,
+          allow_negative_numbers = true, value_parser = share)]
+    min_p: f32,
+    /// Divide the logits by T; 0: always take the best token
+    #[arg(long, value_name = "T", default_value_t = Sampling::default().temperature,
+          allow_negative_numbers = true, value_parser = temperature)]
+    temperature: f32,
+    /// The seed of the random choices; by default a random one, which is printed
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+impl SamplingArgs {
+    /// The choice, and whether its seed was drawn here.
+    fn resolve(&self) -> (Sampling, bool) {
+        let draw = self.seed.is_none() && self.temperature > 0.0;
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            seed: self.seed.unwrap_or_else(|| if draw { random_seed() } else { 0 }),
+        };
+        (sampling, draw)
+    }
+}
+
+/// A seed that is short enough to be typed again.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) >> 32
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, what: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(v) if fits(v) => Ok(v),
+        _ => Err(format!("must be {what}")),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |v| v.is_finite() && v >= 0.0, "a number of at least 0")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1")
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |v| v.is_finite() && v > 0.0, "a number above 0")
+}
+
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: String,
+    architecture: &'a str,
+    device: &'a str,
+    math: String,
+    seed: u64,
+    prompt_ids: &'a [u32],
+    ids: &'a [u32],
+    text: &'a str,
+    stop_reason: &'a str,
+    stats: Stats,
+}
+
+pub(super) fn run(mut args: Args) -> Result<()> {
+    let start = Instant::now();
+    let (sampling, drawn) = args.sampling.resolve();
+    let settings =
+        Settings { sampling, tokens: args.tokens, stops: std::mem::take(&mut args.stop), quiet: args.quiet };
+    let prompt = prompt(&mut args)?;
+    interrupt::install()?;
+    let model = load::model(&args.model)?;
+    let name = args.model.name();
+    let options = args.compute.options();
+    let system = args.system.as_deref();
+    let Some(prompt) = prompt else {
+        let (engine, prompter) = load::open_beside(&model, &options, args.quiet, || {
+            prompter(&model, args.raw, system).map_err(|e| e.context(&name))
+        })?;
+        say_once(&args, &prompter, &settings, drawn);
+        return chat::chat(Session { engine, history: History::default(), settings }, &prompter, system);
+    };
+
+    let (engine, (prompter, ids)) = load::open_beside(&model, &options, args.quiet, || {
+        let prompter = prompter(&model, args.raw, system).map_err(|e| e.context(&name))?;
+        let ids = ids(&prompter, system, prompt).map_err(|e| e.context(&name))?;
+        check_length(&model, &options, ids.len())?;
+        Ok((prompter, ids))
+    })?;
+    let loaded = start.elapsed();
+    say_once(&args, &prompter, &settings, drawn);
+    let mut session = Session { engine, history: History::default(), settings };
+    let mut shown = false;
+    let mut show = |piece: &str| {
+        shown = true;
+        if args.json { Ok(()) } else { output::print(piece) }
+    };
+    let waited = start.elapsed();
+    let answer = session.answer(&prompter.tokenizer, &ids, &mut show);
+    // A text that was begun ends with a line's end, whatever ended it.
+    if !args.json && !output::closed() && (shown || answer.as_ref().is_ok_and(|a| !a.interrupted())) {
+        output::print("\n")?;
+    }
+    let answer = answer?;
+    let info = session.engine.info();
+    let stats = Stats::new(info, &answer.outcome, loaded, waited);
+    if !args.quiet && (shown || !answer.interrupted()) {
+        output::say(&stats.line());
+    }
+    if args.json {
+        let Answer { text, ids: made, stop_reason, .. } = &answer;
+        output::json(&Report {
+            model: name,
+            architecture: model.plan.spec.architecture,
+            device: &info.device,
+            math: info.math.to_string(),
+            seed: sampling.seed,
+            prompt_ids: &ids,
+            ids: made,
+            text,
+            stop_reason,
+            stats,
+        })?;
+    }
+    if answer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// The prompt's text; `None` for a chat.
+fn prompt(args: &mut Args) -> Result<Option<String>> {
+    let piped = args.prompt.is_none() && args.file.is_none();
+    if piped && stdin().is_terminal() {
+        if args.json || !stdout().is_terminal() {
+            return Err(Error::Usage("no prompt: give --prompt, --file or a pipe".to_owned()));
+        }
+        return Ok(None);
+    }
+    let Some(mut text) = common::text(args.prompt.take(), args.file.as_deref())? else { return Ok(None) };
+    if piped && text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        return Err(Error::Request("the prompt is empty: there is nothing to continue".to_owned()));
+    }
+    Ok(Some(text))
+}
+
+/// The model's tokenizer and template.
+fn prompter(model: &Arc<Model>, raw: bool, system: Option<&str>) -> Result<Prompter> {
+    let prompter = Prompter::new(load::file(model)?, raw)?;
+    load::vocabulary(&prompter.tokenizer, model)?;
+    if system.is_some() && !prompter.has_template() {
+        return Err(Error::Request("has no chat template, in which --system could stand".to_owned()));
+    }
+    Ok(prompter)
+}
+
+fn ids(prompter: &Prompter, system: Option<&str>, prompt: String) -> Result<Vec<u32>> {
+    let mut messages = chat::opening(system);
+    messages.push(Message { role: "user".to_owned(), content: prompt });
+    prompter.ids(&messages)
+}
+
+/// Refuses a prompt that no engine's context could hold.
+fn check_length(model: &Model, options: &Options, tokens: usize) -> Result<()> {
+    let own = model.plan.spec.context;
+    let context = options.context.unwrap_or(DEFAULT_CONTEXT).min(own);
+    if tokens <= context {
+        return Ok(());
+    }
+    let way_out = if context < own { ", or raise --ctx" } else { "" };
+    Err(Error::Request(format!(
+        "the prompt has {tokens} tokens, the context holds {context}: shorten it{way_out}"
+    )))
+}
+
+/// What the user should know of this run, once.
+fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool) {
+    if args.quiet {
+        return;
+    }
+    if !args.raw && !prompter.has_template() {
+        output::say("note: the file has no chat template: the text is continued as it is");
+    }
+    if drawn {
+        output::say(&format!("seed {}", settings.sampling.seed));
+    }
+    if stderr().is_terminal() && stdout().is_terminal() {
+        output::say_text("\n");
+    }
+}

@@ -1,0 +1,103 @@
+//! Shapes of well-known models: `models.toml`, whose form is so simple that it is read here.
+
+use serde_json::Value;
+
+use crate::model::{Activation, Ftype, Model, Pairing, Rope, Scaling, Spec, Synthetic};
+use crate::{Error, Result};
+
+const TABLE: &str = include_str!("../../models.toml");
+
+/// The entries: keys and values.
+fn entries() -> impl Iterator<Item = Vec<(&'static str, Value)>> {
+    TABLE.split("[[model]]").skip(1).map(|entry| {
+        let pairs = entry.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(" = "));
+        pairs.filter_map(|(key, value)| Some((key, serde_json::from_str(value).ok()?))).collect()
+    })
+}
+
+/// A model of random weights by `SHAPE[:FTYPE]`.
+///
+/// # Errors
+/// [`Error::Usage`] for a name that is not in the table; [`Error::Unsupported`] for an
+/// architecture that cannot be made yet.
+pub(super) fn model(name: &str) -> Result<Model> {
+    let (shape, ftype) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
+    let ftype = Ftype::parse(ftype).ok_or_else(|| {
+        Error::Usage(format!("--synthetic {name}: {ftype} is not known (Q4_K_M, Q4_0, Q8_0 and F16 are)"))
+    })?;
+    let named = |entry: &Vec<(&str, Value)>| entry.iter().any(|(k, v)| *k == "name" && v == shape);
+    let Some(entry) = entries().find(named) else {
+        let names: Vec<String> = entries()
+            .flatten()
+            .filter(|(k, _)| *k == "name")
+            .filter_map(|(_, v)| Some(v.as_str()?.to_owned()))
+            .collect();
+        return Err(Error::Usage(format!("--synthetic {shape} is not known: {}", names.join(", "))));
+    };
+    let get = |key: &str| entry.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
+    let size = |key: &str| {
+        get(key)
+            .and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| Error::Other(format!("models.toml: {shape}: {key} is no number")))
+    };
+    let (architecture, pairing) = match get("architecture").and_then(Value::as_str) {
+        Some("llama") => ("llama", Pairing::Neighbours),
+        Some("qwen2") => ("qwen2", Pairing::Halves),
+        other => {
+            return Err(Error::Unsupported(format!(
+                "--synthetic {shape}: random weights of architecture {} are not supported yet",
+                other.unwrap_or("unknown")
+            )));
+        }
+    };
+    #[allow(clippy::cast_precision_loss, reason = "bases are far below 2^24")]
+    let base = size("rope_base")? as f32;
+    let spec = Spec {
+        architecture,
+        vocab: size("vocab")?,
+        width: size("width")?,
+        layers: size("layers")?,
+        heads: size("heads")?,
+        kv_heads: size("kv_heads")?,
+        head_dim: size("head_dim")?,
+        ffn: size("ffn")?,
+        context: size("context")?,
+        norm_eps: 1e-5,
+        rope: Rope { pairing, dims: size("head_dim")?, base, scaling: Scaling::None },
+        activation: Activation::Silu,
+    };
+    let tied = get("tied") == Some(&Value::Bool(true));
+    Model::synthetic(Synthetic { vocab: spec.vocab, spec, tied, ftype })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dense_llama_and_qwen2_of_the_table_can_be_made() {
+        let mut made = 0;
+        for entry in entries() {
+            let text = |key: &str| {
+                entry
+                    .iter()
+                    .find(|(k, _)| *k == key)
+                    .and_then(|(_, v)| v.as_str())
+                    .unwrap_or_else(|| panic!("{key}"))
+            };
+            let known = matches!(text("architecture"), "llama" | "qwen2");
+            match model(text("name")) {
+                Ok(model) => {
+                    assert!(known);
+                    assert_eq!(model.plan.spec.architecture, text("architecture"));
+                    made += 1;
+                }
+                Err(e) => assert!(!known && e.exit_code() == 4, "{}: {e}", text("name")),
+            }
+        }
+        assert!(made >= 5);
+        assert_eq!(model("smollm2-135m:Q9").err().map(|e| e.exit_code()), Some(2));
+        assert_eq!(model("gpt-9").err().map(|e| e.exit_code()), Some(2));
+    }
+}

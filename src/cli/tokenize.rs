@@ -1,0 +1,86 @@
+//! `infer tokenize`: text to ids and back.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::common::{self, ModelArg};
+use super::output;
+use crate::tokenizer::{Special, Tokenizer};
+use crate::{Error, Result};
+
+/// Turn a text into token ids, or ids into text
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The text
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with_all = ["file", "decode"])]
+    text: Option<String>,
+    /// A file with the text; without --text, --file and --decode it is read from stdin
+    #[arg(long, value_name = "FILE", conflicts_with = "decode")]
+    file: Option<PathBuf>,
+    /// Print the text of ids, as 1,2,3
+    #[arg(long, value_name = "IDS")]
+    decode: Option<String>,
+    /// Add no tokens at the text's beginning and end
+    #[arg(long, conflicts_with = "decode")]
+    no_bos: bool,
+    /// Add none, and take what looks like a special token as plain text
+    #[arg(long, conflicts_with = "decode")]
+    no_special: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ids: &'a [u32],
+    pieces: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let given = args.decode.as_deref().map(common::ids).transpose()?;
+    let name = args.model.name();
+    let tokenizer = Tokenizer::from_file(&args.model.open()?).map_err(|e| e.context(&name))?;
+    let (ids, text) = match given {
+        Some(ids) => {
+            if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.len()) {
+                return Err(Error::Request(format!(
+                    "--decode: there is no token {id}: {name} has {}",
+                    tokenizer.len()
+                )));
+            }
+            let text = tokenizer.decode(&ids);
+            (ids, Some(text))
+        }
+        None => {
+            let text = common::text(args.text, args.file.as_deref())?;
+            let text =
+                text.ok_or_else(|| Error::Usage("no text: give --text, --file or a pipe".to_owned()))?;
+            let ids = match (args.no_special, args.no_bos) {
+                (true, _) => tokenizer.encode(&text, Special::AsText)?,
+                (false, true) => tokenizer.encode(&text, Special::Recognise)?,
+                (false, false) => tokenizer.encode_with_bos(&text, Special::Recognise)?,
+            };
+            (ids, None)
+        }
+    };
+    if args.json {
+        let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();
+        return output::json(&Report { ids: &ids, pieces, text });
+    }
+    if let Some(text) = text {
+        return output::print(&(text + "\n"));
+    }
+    let mut out = String::new();
+    for id in &ids {
+        // Writing into a string cannot fail.
+        let _ = writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id)));
+    }
+    output::print(&out)
+}

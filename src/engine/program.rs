@@ -80,7 +80,7 @@ impl Program {
     /// Lowers a plan and plans the places of its weights. Every matrix has one place: a tied
     /// output matrix is the embedding's.
     pub(super) fn plan(plan: &Plan, store: &mut Store, gpu: &Gpu) -> Result<Program> {
-        let limit = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size);
+        let limit = gpu.weight_binding;
         let mut stages = Vec::new();
         let mut table: Option<(Matrix, usize)> = None;
         for stage in lower(plan)? {

@@ -222,3 +222,18 @@ fn logits_that_are_not_finite_are_an_error() {
         }
     }
 }
+
+/// A tensor that would change the result is not left out in silence.
+#[test]
+fn a_tensor_that_nobody_reads_is_refused() {
+    let path = common::fixtures().join("models/llama-yarn.q4_k_m.gguf");
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(Model::from_file(File::parse(bytes.clone()).unwrap()).is_ok());
+    // The tied output would serve, but for its name it is a layer's.
+    let name = b"output.weight";
+    let at = bytes.windows(name.len() + 1).position(|w| &w[1..] == name && w[0] == 0).unwrap() + 1;
+    bytes[at..at + name.len()].copy_from_slice(b"output.4.bias");
+    let error = Model::from_file(File::parse(bytes).unwrap()).err().unwrap();
+    assert_eq!(error.exit_code(), 4);
+    assert!(error.to_string().contains("tensor output.4.bias"), "{error}");
+}

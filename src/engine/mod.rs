@@ -3,6 +3,7 @@
 //! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
 //! calls their twins. [`generate`] drives either.
 
+mod builder;
 pub mod cpu;
 pub mod device;
 pub mod generate;

@@ -7,8 +7,8 @@ fn mac_${TYPE}(m: Matrix, tile: u32, row: u32, chunk: u32, token: u32, acc: ptr<
     var a = 0.0; var b = 0.0;
     for (var i = 0u; i < 4u; i++) {
 #if IS_F16
-      a += product(Number4(v[i]), g * 4u + i);
-      b += product(Number4(v[i + 4u]), g * 4u + 4u + i);
+      a += product4(Number4(v[i]), g * 4u + i);
+      b += product4(Number4(v[i + 4u]), g * 4u + 4u + i);
 #else
       a += dot(v[i], x4(g * 4u + i));
       b += dot(v[i + 4u], x4(g * 4u + 4u + i));

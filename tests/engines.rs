@@ -56,6 +56,8 @@ struct Bounds(f64, f64, f32);
 
 const CPU: Bounds = Bounds(1e-5, 1e-4, 0.002);
 const F32: Bounds = Bounds(5e-5, 5e-4, 0.002);
+const INT16: Bounds = Bounds(2e-3, 1e-2, 0.05);
+const INT8: Bounds = Bounds(6e-2, 2e-1, 0.7);
 const F16: Bounds = Bounds(4e-3, 2e-2, 0.05);
 
 fn relative(got: &[f32], want: &[f32]) -> f64 {
@@ -157,6 +159,16 @@ fn gpu_f32() {
 #[test]
 fn gpu_f16() {
     run(&gpu(Math::F16, Forms::from_env()), &F16, "gpu f16", On::All);
+}
+
+#[test]
+fn gpu_int16() {
+    run(&gpu(Math::Int16, Forms::from_env()), &INT16, "gpu int16", On::Few);
+}
+
+#[test]
+fn gpu_int8() {
+    run(&gpu(Math::Int8, Forms::from_env()), &INT8, "gpu int8", On::Few);
 }
 
 #[test]

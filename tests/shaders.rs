@@ -11,7 +11,9 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 fn forms() -> Vec<Form> {
     let mut forms = Vec::new();
-    for (math, native_f16) in [(Math::F32, false), (Math::F16, true), (Math::F16, false)] {
+    for (math, native_f16) in
+        [(Math::F32, false), (Math::F16, true), (Math::F16, false), (Math::Int16, false), (Math::Int8, false)]
+    {
         for kv in [Kv::F16, Kv::F32] {
             for (subgroups, inline_merge) in [(true, true), (true, false), (false, true), (false, false)] {
                 forms.push(Form { math, kv, subgroups, native_f16, inline_merge });

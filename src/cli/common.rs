@@ -105,7 +105,12 @@ fn device(text: &str) -> Result<DeviceChoice, String> {
 }
 
 fn math() -> impl TypedValueParser<Value = Math> {
-    PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Math::F16 } else { Math::F32 })
+    PossibleValuesParser::new(["f16", "f32", "int16", "int8"]).map(|s| match s.as_str() {
+        "f16" => Math::F16,
+        "int16" => Math::Int16,
+        "int8" => Math::Int8,
+        _ => Math::F32,
+    })
 }
 
 fn kv() -> impl TypedValueParser<Value = Kv> {

@@ -52,8 +52,10 @@ impl CpuEngine {
     pub(super) fn open(model: Arc<Model>, options: &Options, notes: Vec<String>) -> Result<CpuEngine> {
         let plan = &model.plan;
         let spec = &plan.spec;
-        if options.math == Some(Math::F16) {
-            return Err(Error::Usage("--math f16 is for GPUs: the CPU computes in f32".to_owned()));
+        if let Some(math) = options.math
+            && math != Math::F32
+        {
+            return Err(Error::Usage(format!("--math {math} is for GPUs: the CPU computes in f32")));
         }
         let threads =
             options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));

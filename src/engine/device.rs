@@ -208,8 +208,8 @@ impl Gpu {
         let inline_merge = has.contains(Features::MEMORY_DECORATION_COHERENT) && !forms.no_coherent;
         let math = options.math.unwrap_or(if native_f16 { Math::F16 } else { Math::F32 });
         let kv = options.kv.unwrap_or(match math {
-            Math::F16 => Kv::F16,
             Math::F32 => Kv::F32,
+            Math::F16 | Math::Int16 | Math::Int8 => Kv::F16,
         });
         let native_f16 = native_f16 && math == Math::F16;
         let mut features = Features::IMMEDIATES;

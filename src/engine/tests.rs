@@ -29,6 +29,8 @@ fn forms() -> Vec<Gpu> {
         gpu(Math::F32, plain),
         gpu(Math::F16, Forms::default()),
         gpu(Math::F16, Forms { no_f16: true, ..plain }),
+        gpu(Math::Int16, Forms::default()),
+        gpu(Math::Int8, plain),
     ]
 }
 
@@ -115,6 +117,15 @@ fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 2] {
         Math::F16 => {
             upload(gpu, &numbers.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect::<Vec<_>>())
         }
+        Math::Int8 => upload(gpu, &numbers.iter().map(|v| *v as i8).collect::<Vec<_>>()),
+        Math::Int16 => {
+            let limbs = |group: &[f32]| -> Vec<i8> {
+                let high = group.iter().map(|v| (*v as i32 + 64) >> 7);
+                let low = group.iter().map(|v| *v as i32 - ((*v as i32 + 64) >> 7) * 128);
+                high.chain(low).map(|v| v as i8).collect()
+            };
+            upload(gpu, &numbers.chunks(GROUP).flat_map(limbs).collect::<Vec<_>>())
+        }
     };
     let records: Vec<[f32; 4]> =
         acts.iter().flat_map(|a| a.records.iter().map(|r| [r.scale, r.sum, r.squares, 0.0])).collect();
@@ -128,6 +139,12 @@ fn download_acts(gpu: &Gpu, numbers: &wgpu::Buffer, records: &wgpu::Buffer) -> (
         Math::F32 => download(gpu, numbers),
         Math::F16 => {
             download::<u16>(gpu, numbers).into_iter().map(|b| half::f16::from_bits(b).to_f32()).collect()
+        }
+        Math::Int8 => download::<i8>(gpu, numbers).into_iter().map(f32::from).collect(),
+        Math::Int16 => {
+            let number = |limbs: &[i8], i: usize| 128.0 * f32::from(limbs[i]) + f32::from(limbs[i + GROUP]);
+            let limbs = download::<i8>(gpu, numbers);
+            limbs.chunks(2 * GROUP).flat_map(|l| (0..GROUP).map(move |i| number(l, i))).collect()
         }
     };
     let values =
@@ -156,6 +173,10 @@ fn close(what: &str, got: &[f32], want: &[f32], bound: f64) {
 fn bound(gpu: &Gpu, rounded: bool) -> f64 {
     match (gpu.form.math, gpu.software) {
         (Math::F32, _) => 1e-5,
+        // Products of integers are exact everywhere; a rounding may fall on the other side.
+        (Math::Int16 | Math::Int8, _) if !rounded => 1e-5,
+        (Math::Int16, _) => 1e-4,
+        (Math::Int8, _) => 4e-3,
         (Math::F16, true) if rounded => 2e-4,
         (Math::F16, true) => 1e-5,
         (Math::F16, false) => 6e-4,

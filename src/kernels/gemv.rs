@@ -164,18 +164,19 @@ pub fn row_product(math: Math, ty: Type, row: &[u8], x: &Activations, scratch: &
             dequantize(ty, row, scratch);
             dot(scratch, &x.numbers[..scratch.len()])
         }
-        Math::F16 if ty.is_float() => {
+        _ if ty.is_float() => {
             dequantize(ty, row, scratch);
             let mut sum = 0.0;
             for (g, w) in scratch.chunks(GROUP).enumerate() {
                 let numbers = &x.numbers[g * GROUP..];
-                let round = |p: f32| if ty == Type::F16 { half::f16::from_f32(p).to_f32() } else { p };
+                let halves = ty == Type::F16 && math == Math::F16;
+                let round = |p: f32| if halves { half::f16::from_f32(p).to_f32() } else { p };
                 let part: f32 = w.iter().zip(numbers).map(|(w, x)| round(w * x)).sum();
                 sum += part * x.records[g].scale;
             }
             sum
         }
-        Math::F16 => {
+        _ => {
             let mut block = Block::default();
             let mut sum = 0.0;
             let per_block = ty.block_elements() / GROUP;
@@ -186,8 +187,11 @@ pub fn row_product(math: Math, ty: Type, row: &[u8], x: &Activations, scratch: &
                     let levels = &block.levels[g * GROUP..(g + 1) * GROUP];
                     let numbers = &x.numbers[at * GROUP..(at + 1) * GROUP];
                     let products = levels.iter().zip(numbers);
-                    let part: f32 =
-                        products.map(|(l, n)| half::f16::from_f32(f32::from(*l) * n).to_f32()).sum();
+                    let part: f32 = if math == Math::F16 {
+                        products.map(|(l, n)| half::f16::from_f32(f32::from(*l) * n).to_f32()).sum()
+                    } else {
+                        products.map(|(l, n)| i32::from(*l) * *n as i32).sum::<i32>() as f32
+                    };
                     let record = x.records[at];
                     sum += block.scale[g] * record.scale * part - block.min[g] * record.sum;
                 }

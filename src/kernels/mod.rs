@@ -23,6 +23,21 @@ pub enum Math {
     F16,
     /// F32 throughout.
     F32,
+    /// Activations as integers of about 15 bits, in two 8-bit limbs, products and sums of a group
+    /// exact, F32 from group to group.
+    Int16,
+    /// The same with 8 bits.
+    Int8,
+}
+
+impl Math {
+    /// The largest integer of an activation's number, for the integer arithmetics.
+    pub fn steps(self) -> f32 {
+        match self {
+            Math::Int16 => 16256.0, // 127 * 128: both limbs stay within 8 bits
+            _ => 127.0,
+        }
+    }
 }
 
 /// How keys and values are stored.
@@ -57,6 +72,8 @@ impl fmt::Display for Math {
         f.pad(match self {
             Math::F16 => "f16",
             Math::F32 => "f32",
+            Math::Int16 => "int16",
+            Math::Int8 => "int8",
         })
     }
 }

@@ -64,9 +64,13 @@ impl Source {
             (Math::F32, _) => ("F32", "vec4<f32>"),
             (Math::F16, true) => ("F16", "vec4<f16>"),
             (Math::F16, false) => ("F16_STORED", "vec2<u32>"),
+            (Math::Int16, _) => ("INT16", "vec4<u32>"),
+            (Math::Int8, _) => ("INT8", "vec4<u32>"),
         };
         let mut source = Source::default();
-        source.flag(flag, true).flag("SUBGROUPS", form.subgroups).set("ACT", activations);
+        source.flag(flag, true).flag("INTEGER", matches!(form.math, Math::Int16 | Math::Int8));
+        source.set("STEPS", format_args!("{:.1}", form.math.steps()));
+        source.flag("SUBGROUPS", form.subgroups).set("ACT", activations);
         source
     }
 
@@ -96,7 +100,8 @@ impl Source {
             self.expand_file(&format!("blocks/{name}.wgsl"), &mut text);
             if products {
                 let mut own = self.clone();
-                own.set("TYPE", &name).flag("IS_F16", ty == Type::F16);
+                let halves = self.flags.contains("F16") || self.flags.contains("F16_STORED");
+                own.set("TYPE", &name).flag("IS_F16", ty == Type::F16 && halves);
                 let mac = if ty.is_float() { "mac_numbers.wgsl" } else { "mac_levels.wgsl" };
                 own.expand_file(mac, &mut text);
             }

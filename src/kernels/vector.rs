@@ -41,6 +41,17 @@ impl Activations {
                 numbers.copy_from_slice(values);
                 (1.0, values.iter().sum())
             }
+            Math::Int16 | Math::Int8 => {
+                let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let inverse = if top > 1e-30 { math.steps() / top } else { 0.0 };
+                let mut sum = 0.0;
+                for (n, v) in numbers.iter_mut().zip(values) {
+                    *n = (v * inverse).round_ties_even();
+                    sum += *n;
+                }
+                let scale = if values.iter().all(|v| v.is_finite()) { top / math.steps() } else { f32::NAN };
+                (scale, sum * scale)
+            }
             Math::F16 => {
                 let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
                 let exponent = ((top.to_bits() >> 23) + 1).clamp(1, 253);

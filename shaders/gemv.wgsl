@@ -49,8 +49,13 @@ const M0 = Matrix(${M0});
 const M1 = Matrix(${M1});
 const M2 = Matrix(${M2});
 
-var<workgroup> partial: array<f32, ${PARTIALS}>; // (T, SLICES, 16)
-var<workgroup> squares: array<f32, ${FINALS}>;   // (T, 16)
+// Sums over slices are made in two rounds: PARTS lanes a row first.
+const PARTS: u32 = ${PARTS}u;
+const LANES: u32 = THREADS / T; // that add up a token's squares
+var<workgroup> partial: array<f32, ${PARTIALS}>; // (sums, T, SLICES, 16)
+var<workgroup> second: array<f32, ${SECONDS}>;   // (sums, T, PARTS, 16)
+var<workgroup> squares: array<f32, THREADS>;     // (T, LANES)
+var<workgroup> squares2: array<f32, ${FINALS}>;  // (T, 16)
 var<workgroup> final_rows: array<f32, ${FINALS}>; // (T, 16)
 
 #include "product.wgsl"
@@ -59,36 +64,25 @@ ${BLOCKS}
 #include "emit.wgsl"
 #endif
 
-// The sum over slices of the row and token that this lane finishes (lanes below 16 T).
-fn finish(acc: ptr<function, array<f32, T>>, lid: u32) -> f32 {
-  for (var t = 0u; t < T; t++) { partial[t * THREADS + lid] = (*acc)[t]; }
-  workgroupBarrier();
-  var sum = 0.0;
-  if lid < 16u * T {
-    for (var s = 0u; s < SLICES; s++) { sum += partial[(lid >> 4u) * THREADS + s * 16u + (lid & 15u)]; }
+// The first round over what the workgroup has left in `partial` as sum number k.
+fn first_round(k: u32, lid: u32) {
+  if lid < 16u * T * PARTS {
+    let t = lid / (16u * PARTS);
+    let part = (lid / 16u) % PARTS;
+    var sum = 0.0;
+    for (var s = part; s < SLICES; s += PARTS) { sum += partial[(k * T + t) * THREADS + s * 16u + (lid & 15u)]; }
+    second[(k * T * 16u * PARTS) + lid] = sum;
   }
-  workgroupBarrier();
-  return sum;
 }
-
-// 1 / sqrt(mean square + epsilon) of the token that this lane finishes.
-fn norm_factor(token: u32, lid: u32) -> f32 {
-  const LANES: u32 = THREADS / T;
+// The second: the row and token that this lane finishes (lanes below 16 T).
+fn second_round(k: u32, lid: u32) -> f32 {
   var sum = 0.0;
-  for (var g = lid % LANES; g < GROUPS; g += LANES) { sum += xm[(token + lid / LANES) * GROUPS + g].z; }
-  partial[lid] = sum;
-  workgroupBarrier();
   if lid < 16u * T {
-    sum = 0.0;
-    for (var i = lid & 15u; i < LANES; i += 16u) { sum += partial[(lid >> 4u) * LANES + i]; }
-    squares[lid] = sum;
+    for (var part = 0u; part < PARTS; part++) {
+      sum += second[((k * T + (lid >> 4u)) * PARTS + part) * 16u + (lid & 15u)];
+    }
   }
-  workgroupBarrier();
-  sum = 0.0;
-  if lid < 16u * T {
-    for (var i = 0u; i < 16u; i++) { sum += squares[(lid & ~15u) + i]; }
-  }
-  return inverseSqrt(sum / ${WIDTH} + ${EPS});
+  return sum;
 }
 
 @compute @workgroup_size(${THREADS})
@@ -97,34 +91,60 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let slice = lid >> 4u;
   let out_tile = ${TILE0}u + wg.x;
   let token = args.first + wg.y * T; // first token of this workgroup, in the input
-#if GATED
-  var gate: array<f32, T>;
-  var up: array<f32, T>;
-  for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE0}(M0, wg.x, row, c, token, &gate); }
-  for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE1}(M1, wg.x, row, c, token, &up); }
-  let g = finish(&gate, lid);
-  let u = finish(&up, lid);
-  let factor = norm_factor(token, lid);
-  let gf = g * factor;
-  if lid < 16u * T { final_rows[lid] = gf / (1.0 + exp(-gf)) * (u * factor); }
-#else
-  var acc: array<f32, T>;
+#if NORM
+  // Asked for before the weights, so that both are under way together.
+  var square = 0.0;
+  for (var g = lid % LANES; g < GROUPS; g += LANES) { square += xm[(token + lid / LANES) * GROUPS + g].z; }
+#endif
   let tile = wg.x;
+  var acc: array<f32, T>;
+#if GATED
+  var up: array<f32, T>;
+${LOOP0}
+${LOOP1}
+  for (var t = 0u; t < T; t++) { partial[(T + t) * THREADS + lid] = up[t]; }
+#else
   if tile < ${END0}u {
-    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE0}(M0, tile, row, c, token, &acc); }
+${LOOP0}
   }
 #if TWO
   else if tile < ${END1}u {
-    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE1}(M1, tile - ${END0}u, row, c, token, &acc); }
+${LOOP1}
   }
   else {
-    for (var c = slice; c < CHUNKS; c += SLICES) { mac_${TYPE2}(M2, tile - ${END1}u, row, c, token, &acc); }
+${LOOP2}
   }
 #endif
-  var v = finish(&acc, lid);
-#if NORM
-  v *= norm_factor(token, lid);
 #endif
+  for (var t = 0u; t < T; t++) { partial[t * THREADS + lid] = acc[t]; }
+#if NORM
+  squares[lid] = square;
+#endif
+  workgroupBarrier();
+  first_round(0u, lid);
+#if GATED
+  first_round(1u, lid);
+#endif
+#if NORM
+  if lid < 16u * T {
+    var sum = 0.0;
+    for (var i = lid & 15u; i < LANES; i += 16u) { sum += squares[(lid >> 4u) * LANES + i]; }
+    squares2[lid] = sum;
+  }
+#endif
+  workgroupBarrier();
+  var v = second_round(0u, lid);
+#if NORM
+  var factor = 0.0;
+  if lid < 16u * T {
+    for (var i = 0u; i < 16u; i++) { factor += squares2[(lid & ~15u) + i]; }
+  }
+  factor = inverseSqrt(factor / ${WIDTH} + ${EPS});
+  v *= factor;
+#endif
+#if GATED
+  let u = second_round(1u, lid) * factor;
+  if lid < 16u * T { final_rows[lid] = v / (1.0 + exp(-v)) * u; }
 #endif
   // This lane's token in the batch and in the output.
   let to = wg.y * T + (lid >> 4u);

@@ -6,7 +6,7 @@ use super::program::{Dispatch, Kind};
 use super::stage::{Stage, attention, raw_rows, stream};
 use super::upload::Store;
 use crate::Result;
-use crate::kernels::gemv::{Epilogue, Gemv};
+use crate::kernels::gemv::{Epilogue, Gemv, Part};
 use crate::kernels::{embed, groups, padded};
 use crate::model::{Matrix, Model, Spec};
 use crate::quant::TILE;
@@ -14,18 +14,41 @@ use crate::quant::TILE;
 /// What may differ between adapters without changing results.
 #[derive(Clone, Copy)]
 pub(super) struct Tuning {
-    /// Lanes of a matrix product's workgroup.
-    pub(super) threads: usize,
+    /// The most lanes of a matrix product's workgroup.
+    most_threads: usize,
     /// Tokens of a workgroup in a batch.
     pub(super) batch_tokens: usize,
 }
 
+/// Lanes of a workgroup where there are plenty of workgroups, or tokens.
+const THREADS: usize = 256;
+
 impl Tuning {
     pub(super) fn of(gpu: &Gpu) -> Tuning {
-        // A software adapter compiles for as long as the code is: twice the tokens, twice the time.
-        Tuning { threads: 256, batch_tokens: if gpu.software { 4 } else { 8 } }
+        let most =
+            gpu.limits.max_compute_invocations_per_workgroup.min(gpu.limits.max_compute_workgroup_size_x);
+        match gpu.software {
+            // A software adapter compiles for as long as the code is: twice the tokens, twice the
+            // time. Lanes are turns of a loop there.
+            true => Tuning { most_threads: THREADS, batch_tokens: 4 },
+            false => Tuning { most_threads: 1024.min(most as usize), batch_tokens: 8 },
+        }
+    }
+
+    /// Lanes of a matrix product's workgroup. To decode, a lane should have few chunks, all of
+    /// whose loads are under way at once, as long as that is what keeps the device busy.
+    fn threads(self, parts: &[Part], tokens: usize) -> usize {
+        let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+        let chunks = parts[0].layout.chunks();
+        if tokens > 1 || tiles > MANY_TILES {
+            return THREADS;
+        }
+        (TILE * chunks / 2).next_power_of_two().clamp(128, self.most_threads)
     }
 }
+
+/// Tiles from which on a device is busy whatever its lanes do.
+const MANY_TILES: usize = 2048;
 
 /// Activations in device memory.
 pub(super) struct Acts {
@@ -91,7 +114,7 @@ pub(super) fn logits(
             stride: weight.rows,
             norm: Some((spec.width, spec.norm_eps)),
             tokens,
-            threads: Tuning::of(gpu).threads,
+            threads: Tuning::of(gpu).threads(&slice.parts, tokens),
         };
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);
@@ -192,7 +215,7 @@ impl Builder<'_> {
                 stride,
                 norm,
                 tokens,
-                threads: Tuning::of(self.gpu).threads,
+                threads: Tuning::of(self.gpu).threads(&slice.parts, tokens),
             };
             let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
             let w = self.store.range(slice);

@@ -350,7 +350,9 @@ fn products_of_every_type() {
 
 #[test]
 fn products_at_odd_sizes_and_in_batches() {
+    // One token takes other lanes than many: long rows, rows of less than a chunk a lane.
     for gpu in forms() {
+        products(&gpu, Type::Q4_0, 20, 4576, 1, 1);
         products(&gpu, Type::Q6_K, 17, 768, 3, 1);
         products(&gpu, Type::Q4_K, 100, 512, 5, 8);
         products(&gpu, Type::Q5_0, 16, 96, 2, 4);

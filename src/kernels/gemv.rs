@@ -4,7 +4,10 @@
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, u32};
-use crate::quant::{Block, GROUP, Layout, Type, dequantize};
+use crate::quant::{Block, GROUP, Layout, TILE, Type, dequantize};
+
+/// Steps of a loop that are written out.
+const UNROLL: usize = 4;
 
 /// A packed matrix, or a part of its rows, within a bound range of a weight buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +99,16 @@ impl Gemv {
             })
             .collect();
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
+        let end = |i: usize| ends.get(i).copied().unwrap_or(ends[0]);
+        let gated = self.epilogue == Epilogue::Gated;
+        let sums = if gated { 2 } else { 1 };
+        let slices = self.threads / TILE;
+        // The first round needs a lane for each of its sums.
+        let parts = if self.tokens == 1 && slices >= 16 { 8 } else { 1 };
+        let second = match gated {
+            true => self.accumulate(1, "tile", "up"),
+            false => self.accumulate(1, &format!("tile - {}u", end(0)), "acc"),
+        };
         let (vocab, best) = match self.epilogue {
             Epilogue::Logits { vocab } => (vocab, self.tokens == 1),
             _ => (0, false),
@@ -108,13 +121,15 @@ impl Gemv {
             .set("M0", matrix(0).constant())
             .set("M1", matrix(1).constant())
             .set("M2", matrix(2).constant())
-            .set("TYPE0", wgsl_name(matrix(0).layout.ty))
-            .set("TYPE1", wgsl_name(matrix(1).layout.ty))
-            .set("TYPE2", wgsl_name(matrix(2).layout.ty))
-            .set("END0", ends[0])
-            .set("END1", ends.get(1).copied().unwrap_or(ends[0]))
-            .set("PARTIALS", self.threads * self.tokens)
+            .set("END0", end(0))
+            .set("END1", end(1))
+            .set("PARTS", parts)
+            .set("PARTIALS", sums * self.threads * self.tokens)
+            .set("SECONDS", sums * 16 * self.tokens * parts)
             .set("FINALS", 16 * self.tokens)
+            .set("LOOP0", self.accumulate(0, "tile", "acc"))
+            .set("LOOP1", second)
+            .set("LOOP2", self.accumulate(2, &format!("tile - {}u", end(1)), "acc"))
             .set("TILE0", self.first_tile)
             .set("VOCAB", vocab)
             .set_f32("WIDTH", width as f32)
@@ -143,6 +158,45 @@ impl Gemv {
             bindings: bindings.enumerate().map(|(i, w)| (u32(i), *w)).collect(),
             immediates: 8,
         }
+    }
+
+    /// The loop over a row's chunks, for matrix `i`. With one token its steps are written out, so
+    /// that their loads are all under way before the first is needed: naga leaves loops as they
+    /// are, and a loop waits for the memory at every turn.
+    fn accumulate(&self, i: usize, tile: &str, acc: &str) -> String {
+        let part = self.parts.get(i).unwrap_or(&self.parts[0]);
+        let name = wgsl_name(part.layout.ty);
+        let (chunks, slices) = (part.layout.chunks(), self.threads / TILE);
+        let step = |c: &str| format!("mac_{name}(M{i}, {tile}, row, {c}, token, &{acc});");
+        let plain = |from: usize| {
+            let body = step("c");
+            format!("  for (var c = slice + {from}u; c < CHUNKS; c += SLICES) {{ {body} }}\n")
+        };
+        if self.tokens > 1 {
+            return plain(0);
+        }
+        let (whole, rest) = (chunks / slices, chunks % slices);
+        let mut out = String::new();
+        let mut done = 0;
+        if whole > UNROLL {
+            let turns = whole / UNROLL;
+            out += &format!(
+                "  for (var t = 0u; t < {turns}u; t++) {{\n    let c = slice + t * {}u;\n",
+                UNROLL * slices
+            );
+            for k in 0..UNROLL {
+                out += &format!("    {}\n", step(&format!("c + {}u", k * slices)));
+            }
+            out += "  }\n";
+            done = turns * UNROLL;
+        }
+        for k in done..whole {
+            out += &format!("  {}\n", step(&format!("slice + {}u", k * slices)));
+        }
+        if rest > 0 {
+            out += &plain(whole * slices);
+        }
+        out
     }
 
     /// The grid for so many tokens.

@@ -190,5 +190,6 @@ fn gpu_f32_without_coherent_memory() {
         &gpu(Math::F32, Forms { no_coherent: true, ..Forms::default() }),
         &F32,
         "gpu f32, no coherent memory",
+        On::Few,
     );
 }

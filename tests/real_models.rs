@@ -387,8 +387,7 @@ fn numbers(name: &str, way: &Way) {
             let what = format!("{name}, {}, {}, step {step}, margin {margin}", way.name, case.id);
             assert!(got == id || margin < way.margin, "{what}: {got}, not {id}");
             margins.add(lead(row, id), margin);
-            // The distance of two logits, each of which may be off.
-            assert!(margins.worst < 2.0 * way.logits, "{what}: got {}", lead(row, id));
+            assert!(margins.worst < way.logits, "{what}: got {}", lead(row, id));
         });
     }
 
@@ -421,31 +420,44 @@ fn numbers(name: &str, way: &Way) {
     ));
 }
 
+/// Measured, with one order of summation on one machine: logits 4e-5, NLL 3e-4, mean 5e-7.
 fn cpu(amount: Amount) -> Way {
     Way {
         name: "cpu",
         device: DeviceChoice::Cpu,
         math: None,
-        logits: 0.01,
-        nll: 0.01,
-        mean_nll: 0.0005,
+        logits: 0.001,
+        nll: 0.002,
+        mean_nll: 0.0001,
         margin: 0.02,
         amount,
     }
 }
 
 fn gpu_f32(amount: Amount) -> Way {
-    Way { name: "gpu f32", device: DeviceChoice::Gpu, math: Some(Math::F32), ..cpu(amount) }
+    Way {
+        name: "gpu f32",
+        device: DeviceChoice::Gpu,
+        math: Some(Math::F32),
+        logits: 0.01,
+        nll: 0.01,
+        mean_nll: 0.0005,
+        ..cpu(amount)
+    }
 }
 
+/// Measured, keys and values being F16, too: of SmolLM2, over 5 texts, 511 scored tokens and 350
+/// choices, logits 0.10 (rms 0.027), lead of the best one 0.054 (rms 0.010), NLL 0.021 (rms
+/// 0.004), mean NLL 0.0003, and not one other choice at any margin; of Qwen, over less, 0.034,
+/// 0.009, 0.004, 0.0003. The bounds leave room for other orders of summation and longer texts.
 fn gpu_f16(amount: Amount) -> Way {
     Way {
         name: "gpu f16",
         device: DeviceChoice::Gpu,
         math: Some(Math::F16),
-        logits: 0.25,
-        nll: 0.25,
-        mean_nll: 0.005,
+        logits: 0.2,
+        nll: 0.05,
+        mean_nll: 0.001,
         margin: 0.1,
         amount,
     }

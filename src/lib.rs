@@ -1,4 +1,25 @@
-//! Runs GGUF language models on any GPU.
+//! Runs GGUF language models on any GPU, through wgpu and WGSL alone.
+//!
+//! What flows where: bytes → [`gguf::File`] (a checked index) → [`model::Spec`] (numbers) →
+//! [`model::Plan`] (operations over tensors) → [`engine::stage`] (fused stages) → an
+//! [`engine::Engine`] → token ids → text ([`tokenizer`]).
+//!
+//! ```no_run
+//! use std::{ops::ControlFlow, path::Path, sync::Arc};
+//! use infer::{engine, gguf, kernels::sample::Sampling, model::Model, tokenizer};
+//!
+//! let file = gguf::File::open(Path::new("model.gguf"))?;
+//! let tokenizer = tokenizer::Tokenizer::from_file(&file)?;
+//! let ids = tokenizer.encode_with_bos("Once upon a time", tokenizer::Special::Recognise)?;
+//! let model = Arc::new(Model::from_file(file)?);
+//! let mut quiet = |_, _| ControlFlow::Continue(());
+//! let mut engine = engine::open(model, &engine::Options::default(), &mut quiet)?;
+//! engine.begin(0, &ids, &Sampling::greedy(), 8, &mut quiet)?;
+//! for _ in 0..8 {
+//!     print!("{}", tokenizer.piece(engine.next()?));
+//! }
+//! # Ok::<(), infer::Error>(())
+//! ```
 
 pub mod cli;
 pub mod engine;

@@ -193,3 +193,47 @@ fn gpu_f32_without_coherent_memory() {
         On::Few,
     );
 }
+
+/// Every matrix is larger than a binding: all are split by rows, the embedding and the logits too.
+#[test]
+fn gpu_f32_split_by_rows() {
+    let forms = Forms { max_binding: Some(20_000), ..Forms::default() };
+    run(&gpu(Math::F32, forms), &F32, "gpu f32, split by rows", On::Few);
+}
+
+/// Weights that are not finite give an error, never a token.
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    let path = common::fixtures().join("models/llama-yarn.q4_k_m.gguf");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let file = File::open(&path).unwrap();
+    let norm = file.tensor("output_norm.weight").unwrap().offset as usize;
+    bytes[norm..norm + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let model = Arc::new(Model::from_file(File::parse(bytes).unwrap()).unwrap());
+    for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let options = Options { device, ..Options::default() };
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        let mut engine = open(model.clone(), &options, &mut go_on).unwrap();
+        for sampling in [Sampling::greedy(), Sampling::default()] {
+            engine.begin(0, &[1, 2, 3], &sampling, 4, &mut go_on).unwrap();
+            let error = engine.next().unwrap_err();
+            assert!(error.to_string().contains("not finite"), "{error}");
+            engine.end();
+        }
+    }
+}
+
+/// A tensor that would change the result is not left out in silence.
+#[test]
+fn a_tensor_that_nobody_reads_is_refused() {
+    let path = common::fixtures().join("models/llama-yarn.q4_k_m.gguf");
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(Model::from_file(File::parse(bytes.clone()).unwrap()).is_ok());
+    // The tied output would serve, but for its name it is a layer's.
+    let name = b"output.weight";
+    let at = bytes.windows(name.len() + 1).position(|w| &w[1..] == name && w[0] == 0).unwrap() + 1;
+    bytes[at..at + name.len()].copy_from_slice(b"output.4.bias");
+    let error = Model::from_file(File::parse(bytes).unwrap()).err().unwrap();
+    assert_eq!(error.exit_code(), 4);
+    assert!(error.to_string().contains("tensor output.4.bias"), "{error}");
+}

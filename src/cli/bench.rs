@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "--depth, --prompt-tokens and --tokens need {needed} tokens, the context holds {context}"
         )));
     }
-    options.context = Some(context.min(needed));
+    options.context.get_or_insert(needed);
     let mut bench = Bench {
         engine: load::open(&model, &options, false)?,
         vocab: u32::try_from(model.plan.spec.vocab).unwrap_or(u32::MAX),

@@ -9,7 +9,7 @@ const TABLE: &str = include_str!("../../models.toml");
 
 /// The entries: keys and values.
 fn entries() -> impl Iterator<Item = Vec<(&'static str, Value)>> {
-    TABLE.split("[[model]]").skip(1).map(|entry| {
+    TABLE.split("\n[[model]]\n").skip(1).map(|entry| {
         let pairs = entry.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(" = "));
         pairs.filter_map(|(key, value)| Some((key, serde_json::from_str(value).ok()?))).collect()
     })

@@ -181,6 +181,8 @@ pub(super) struct Gpu {
     pub(super) driver: String,
     pub(super) limits: wgpu::Limits,
     pub(super) memory: Option<u64>,
+    /// The most bytes of weights in a binding.
+    pub(super) weight_binding: u64,
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
@@ -240,8 +242,11 @@ impl Gpu {
                 lost(format!("the device was lost: {}", one_line(&text)));
             }
         });
+        let limits = device.limits();
+        let weight_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Gpu {
-            limits: device.limits(),
+            weight_binding: forms.max_binding.unwrap_or(u64::MAX).min(weight_binding),
+            limits,
             device,
             queue,
             driver: driver(&info),

@@ -3,6 +3,7 @@
 //! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
 //! calls their twins. [`generate`] drives either.
 
+mod builder;
 pub mod cpu;
 pub mod device;
 pub mod generate;
@@ -52,6 +53,9 @@ pub struct Forms {
     pub no_coherent: bool,
     /// With bounds checks in shaders (`INFER_CHECKED=1`).
     pub checked: bool,
+    /// The most bytes of weights that a binding may have, below the device's own limit
+    /// (`INFER_MAX_BINDING`): larger matrices are split by rows.
+    pub max_binding: Option<u64>,
 }
 
 impl Forms {
@@ -63,6 +67,7 @@ impl Forms {
             no_f16: on("INFER_NO_F16"),
             no_coherent: on("INFER_NO_COHERENT"),
             checked: on("INFER_CHECKED"),
+            max_binding: std::env::var("INFER_MAX_BINDING").ok().and_then(|v| v.parse().ok()),
         }
     }
 }

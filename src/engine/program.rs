@@ -2,34 +2,19 @@
 
 use std::sync::Arc;
 
-use super::device::{Gpu, Pipeline, Range};
+use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
+use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{Stage, attention, lower, raw_bias, raw_rows, stream};
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
-use crate::kernels::gemv::{self, Epilogue, Gemv};
+use crate::kernels::gemv::{self, Gemv};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
 use crate::kernels::{embed, groups, padded};
 use crate::model::{Matrix, Model, Plan, Spec, rope};
 use crate::quant::TILE;
-
-/// What may differ between adapters without changing results.
-#[derive(Clone, Copy)]
-struct Tuning {
-    /// Lanes of a matrix product's workgroup.
-    threads: usize,
-    /// Tokens of a workgroup in a batch.
-    batch_tokens: usize,
-}
-
-impl Tuning {
-    fn of(gpu: &Gpu) -> Tuning {
-        // A software adapter compiles for as long as the code is: twice the tokens, twice the time.
-        Tuning { threads: 256, batch_tokens: if gpu.software { 4 } else { 8 } }
-    }
-}
 
 /// The tokens that a recording is for.
 pub(super) struct Step {
@@ -50,7 +35,7 @@ impl Step {
 }
 
 /// How a dispatch's grid and immediates follow from a step.
-enum Kind {
+pub(super) enum Kind {
     Embed(embed::Embed),
     Gemv(Gemv),
     KvWrite(Attention),
@@ -62,10 +47,10 @@ enum Kind {
     Sample,
 }
 
-struct Dispatch {
-    pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
-    kind: Kind,
+pub(super) struct Dispatch {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) group: wgpu::BindGroup,
+    pub(super) kind: Kind,
 }
 
 /// A plan lowered to stages whose matrices have places.
@@ -80,7 +65,7 @@ impl Program {
     /// Lowers a plan and plans the places of its weights. Every matrix has one place: a tied
     /// output matrix is the embedding's.
     pub(super) fn plan(plan: &Plan, store: &mut Store, gpu: &Gpu) -> Result<Program> {
-        let limit = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size);
+        let limit = gpu.weight_binding;
         let mut stages = Vec::new();
         let mut table: Option<(Matrix, usize)> = None;
         for stage in lower(plan)? {
@@ -103,12 +88,6 @@ impl Program {
         }
         Ok(Program { stages })
     }
-}
-
-/// Activations in device memory.
-struct Acts {
-    numbers: wgpu::Buffer,
-    records: wgpu::Buffer,
 }
 
 /// Everything that is recorded, and the buffers it works on.
@@ -143,45 +122,6 @@ pub fn scratch_bytes(spec: &Spec) -> u64 {
         + 4 * raw_rows(spec)[3]
         + 4 * shape.part_len();
     (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64
-}
-
-const STORAGE: wgpu::BufferUsages =
-    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
-
-/// What building the dispatches needs at hand.
-struct Builder<'a> {
-    gpu: &'a Gpu,
-    model: &'a Model,
-    store: &'a Store,
-    context: usize,
-    x: wgpu::Buffer,
-    raw: wgpu::Buffer,
-    parts: wgpu::Buffer,
-    arrived: wgpu::Buffer,
-    turns: wgpu::Buffer,
-    ids: wgpu::Buffer,
-    normed: Acts,
-    attended: Acts,
-    hidden: Acts,
-    logits: wgpu::Buffer,
-    best: wgpu::Buffer,
-    caches: Vec<wgpu::Buffer>,
-    /// Per stage: the weight of the norm after it, or the bias.
-    vectors: Vec<Option<wgpu::Buffer>>,
-}
-
-fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgpu::Buffer> {
-    let buffer = gpu.buffer(what, 4 * floats.len() as u64, STORAGE)?;
-    gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(floats));
-    Ok(buffer)
-}
-
-fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
-    let bytes = (BATCH * groups(elements) * 16 * 4) as u64;
-    Ok(Acts {
-        numbers: gpu.buffer("activations", bytes, STORAGE)?,
-        records: gpu.buffer("activations", bytes / 4, STORAGE)?,
-    })
 }
 
 impl Programs {
@@ -398,162 +338,4 @@ fn record(
         pass.dispatch_workgroups(x, y, z);
     }
     dispatches.len() as u64
-}
-
-/// The dispatches of the output matrix.
-fn logits(
-    gpu: &Gpu,
-    store: &Store,
-    spec: &Spec,
-    place: usize,
-    weight: &Matrix,
-    tokens: usize,
-    (normed, out, best): (&Acts, &wgpu::Buffer, &wgpu::Buffer),
-) -> Result<Vec<Dispatch>> {
-    let mut made = Vec::new();
-    for slice in store.slices(place) {
-        let kernel = Gemv {
-            parts: slice.parts.clone(),
-            epilogue: Epilogue::Logits { vocab: weight.rows },
-            first_tile: slice.first_tile,
-            stride: weight.rows,
-            norm: Some((spec.width, spec.norm_eps)),
-            tokens,
-            threads: Tuning::of(gpu).threads,
-        };
-        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
-        let w = store.range(slice);
-        let mut ranges: Vec<Range<'_>> =
-            vec![w, w, (&normed.numbers).into(), (&normed.records).into(), out.into()];
-        if tokens == 1 {
-            ranges.push(best.into());
-        }
-        let group = gpu.bind(&pipeline, &ranges);
-        let kind = if tokens == 1 { Kind::LastLogits(kernel) } else { Kind::Gemv(kernel) };
-        made.push(Dispatch { pipeline, group, kind });
-    }
-    Ok(made)
-}
-
-impl Builder<'_> {
-    fn logits(
-        &mut self,
-        place: usize,
-        weight: &Matrix,
-        tokens: usize,
-        out: &wgpu::Buffer,
-    ) -> Result<Vec<Dispatch>> {
-        let spec = &self.model.plan.spec;
-        logits(self.gpu, self.store, spec, place, weight, tokens, (&self.normed, out, &self.best))
-    }
-
-    /// The dispatches of a stage, for so many tokens a workgroup.
-    fn stage(&mut self, index: usize, stage: &Stage, place: usize, tokens: usize) -> Result<Vec<Dispatch>> {
-        let spec = &self.model.plan.spec;
-        let norm = Some((spec.width, spec.norm_eps));
-        let vector = self.vectors[index].as_ref();
-        let normed = [Range::from(&self.normed.numbers), (&self.normed.records).into()];
-        match stage {
-            Stage::Embed { table, .. } => {
-                let mut made = Vec::new();
-                for slice in self.store.slices(place) {
-                    let kernel = embed::Embed {
-                        table: slice.parts[0].clone(),
-                        first_row: slice.first_tile * TILE,
-                        vocab: table.rows,
-                    };
-                    let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
-                    let w = self.store.range(slice);
-                    let mut ranges = vec![w, w, (&self.ids).into()];
-                    ranges.extend(vector.map(Range::from));
-                    ranges.push((&self.x).into());
-                    ranges.extend(normed);
-                    let group = self.gpu.bind(&pipeline, &ranges);
-                    made.push(Dispatch { pipeline, group, kind: Kind::Embed(kernel) });
-                }
-                Ok(made)
-            }
-            Stage::Qkv { .. } => {
-                let out = [Range::from(&self.raw)];
-                self.gemv(place, Epilogue::Raw, raw_rows(spec)[3], norm, tokens, &normed, &out)
-            }
-            Stage::Gated { .. } => {
-                let out = [Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
-                self.gemv(place, Epilogue::Gated, padded(spec.ffn), norm, tokens, &normed, &out)
-            }
-            Stage::Residual { hidden, .. } => {
-                let from = if *hidden { &self.hidden } else { &self.attended };
-                let input = [Range::from(&from.numbers), (&from.records).into()];
-                let mut out = vec![Range::from(&self.x)];
-                out.extend(normed);
-                out.extend(vector.map(Range::from));
-                self.gemv(place, Epilogue::Residual, stream(spec), None, tokens, &input, &out)
-            }
-            Stage::Attention { layer, .. } => self.attention(*layer, vector, tokens == 1),
-            Stage::Logits { .. } => Ok(vec![]),
-        }
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one call per stage; a struct would name them twice")]
-    fn gemv(
-        &self,
-        place: usize,
-        epilogue: Epilogue,
-        stride: usize,
-        norm: Option<(usize, f32)>,
-        tokens: usize,
-        input: &[Range<'_>],
-        out: &[Range<'_>],
-    ) -> Result<Vec<Dispatch>> {
-        let mut made = Vec::new();
-        for slice in self.store.slices(place) {
-            let kernel = Gemv {
-                parts: slice.parts.clone(),
-                epilogue: epilogue.clone(),
-                first_tile: slice.first_tile,
-                stride,
-                norm,
-                tokens,
-                threads: Tuning::of(self.gpu).threads,
-            };
-            let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
-            let w = self.store.range(slice);
-            let ranges: Vec<Range<'_>> = [&[w, w], input, out].concat();
-            let group = self.gpu.bind(&pipeline, &ranges);
-            made.push(Dispatch { pipeline, group, kind: Kind::Gemv(kernel) });
-        }
-        Ok(made)
-    }
-
-    fn attention(&self, layer: usize, bias: Option<&wgpu::Buffer>, decode: bool) -> Result<Vec<Dispatch>> {
-        let shape = attention(&self.model.plan.spec, bias.is_some(), self.context, decode);
-        let form = self.gpu.form;
-        let (raw, turns, cache) =
-            (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));
-        let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
-        let parts = Range::from(&self.parts);
-        let mut made = Vec::new();
-        let mut push = |shader, ranges: Vec<Range<'_>>, kind| -> Result<()> {
-            let pipeline = self.gpu.pipeline(&shader)?;
-            let group = self.gpu.bind(&pipeline, &ranges);
-            made.push(Dispatch { pipeline, group, kind });
-            Ok(())
-        };
-        if !decode {
-            let mut ranges = vec![raw, turns, cache];
-            ranges.extend(bias.map(Range::from));
-            push(shape.write_shader(form), ranges, Kind::KvWrite(shape.clone()))?;
-        }
-        let mut ranges = vec![raw, turns, cache, parts];
-        if form.inline_merge {
-            ranges.push((&self.arrived).into());
-            ranges.extend(out);
-        }
-        ranges.extend(bias.map(Range::from));
-        push(shape.shader(form), ranges, Kind::Attention(shape.clone()))?;
-        if !form.inline_merge {
-            push(shape.merge_shader(form), vec![parts, out[0], out[1]], Kind::Merge(shape))?;
-        }
-        Ok(made)
-    }
 }

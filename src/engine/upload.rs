@@ -30,8 +30,11 @@ pub(super) struct Slice {
     offset: u64,
     bytes: u64,
     /// For each part: the matrix, and its rows.
-    from: Vec<(Matrix, Range<usize>)>,
+    from: Rows,
 }
+
+/// Ranges of matrices' rows.
+type Rows = Vec<(Matrix, Range<usize>)>;
 
 /// How a stage combines its matrices.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +63,9 @@ impl Store {
     /// Plans a place for a stage's matrices, split by rows where `limit` (bytes of a binding)
     /// asks for it. Gives the number by which [`Store::slices`] knows them.
     pub(super) fn place(&mut self, matrices: &[&Matrix], combine: Combine, limit: u64) -> Result<usize> {
-        let whole: Vec<(Matrix, Range<usize>)> = matrices.iter().map(|m| ((*m).clone(), 0..m.rows)).collect();
-        let mut groups: Vec<(usize, Vec<(Matrix, Range<usize>)>)> = Vec::new();
+        let whole: Rows = matrices.iter().map(|m| ((*m).clone(), 0..m.rows)).collect();
+        // The first tile of the output, and what the slice holds.
+        let mut groups: Vec<(usize, Rows)> = Vec::new();
         if slice_bytes(&whole)? <= limit {
             groups.push((0, whole));
         } else {

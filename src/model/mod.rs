@@ -33,6 +33,9 @@ impl Model {
         let spec = arch::spec(&file)?;
         let weights = Weights::File(file);
         let plan = Plan::new(spec, &weights)?;
+        if let Weights::File(file) = &weights {
+            plan.uses_all(file.tensors().iter().map(|t| t.name.as_str()))?;
+        }
         Ok(Model { plan, weights })
     }
 

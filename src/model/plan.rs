@@ -3,6 +3,8 @@
 //! The operations act on a residual stream `x` and on a current vector, which each of them
 //! reads and replaces. How they are fused into stages is the engine's matter (`lower`).
 
+use std::collections::HashSet;
+
 use super::spec::Spec;
 use super::weights::{Matrix, Vector, Weights};
 use crate::{Error, Result};
@@ -114,6 +116,31 @@ impl Plan {
             None => None,
         };
         Ok(Plan { spec, ops, rope_factors })
+    }
+
+    /// Refuses a tensor that the plan leaves out though it must change the result: what stands in
+    /// a layer, and biases and scales anywhere.
+    pub(super) fn uses_all<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mut used: HashSet<&str> = self.matrices().iter().map(|m| m.name.as_str()).collect();
+        for op in &self.ops {
+            match op {
+                Op::Norm { weight } => _ = used.insert(&weight.name),
+                Op::Attend { bias: Some(bias), .. } => used.extend(bias.iter().map(|b| b.name.as_str())),
+                _ => {}
+            }
+        }
+        let matters = |name: &str| {
+            let of_a_layer = name.starts_with("blk.") && !name.contains("rot_embd"); // an old copy of RoPE's table
+            of_a_layer || name.ends_with(".bias") || name.ends_with("scale")
+        };
+        match names.find(|name| matters(name) && !used.contains(name)) {
+            Some(name) => Err(Error::Unsupported(format!(
+                "tensor {}: not known to architecture {}, and the result would be wrong without it",
+                name.escape_debug(),
+                self.spec.architecture
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Every matrix of the model, each once.

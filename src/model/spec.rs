@@ -111,7 +111,7 @@ impl Spec {
             return Err(keys.unsupported(format!("heads of {head_dim} elements (even sizes up to 256 are)")));
         }
         let norm_eps = keys.f32("attention.layer_norm_rms_epsilon")?;
-        if norm_eps.is_nan() || norm_eps < 0.0 || norm_eps > 1.0 {
+        if !(0.0..=1.0).contains(&norm_eps) {
             return Err(
                 keys.bad("attention.layer_norm_rms_epsilon", format!("{norm_eps} is no sensible epsilon"))
             );

@@ -1,0 +1,242 @@
+//! Building a program's dispatches: pipelines of the stages' kernels, bound to their buffers.
+
+use super::device::{Gpu, Range};
+use super::gpu::BATCH;
+use super::program::{Dispatch, Kind};
+use super::stage::{Stage, attention, raw_rows, stream};
+use super::upload::Store;
+use crate::Result;
+use crate::kernels::gemv::{Epilogue, Gemv};
+use crate::kernels::{embed, groups, padded};
+use crate::model::{Matrix, Model, Spec};
+use crate::quant::TILE;
+
+/// What may differ between adapters without changing results.
+#[derive(Clone, Copy)]
+pub(super) struct Tuning {
+    /// Lanes of a matrix product's workgroup.
+    pub(super) threads: usize,
+    /// Tokens of a workgroup in a batch.
+    pub(super) batch_tokens: usize,
+}
+
+impl Tuning {
+    pub(super) fn of(gpu: &Gpu) -> Tuning {
+        // A software adapter compiles for as long as the code is: twice the tokens, twice the time.
+        Tuning { threads: 256, batch_tokens: if gpu.software { 4 } else { 8 } }
+    }
+}
+
+/// Activations in device memory.
+pub(super) struct Acts {
+    pub(super) numbers: wgpu::Buffer,
+    pub(super) records: wgpu::Buffer,
+}
+
+pub(super) const STORAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
+
+/// What building the dispatches needs at hand.
+pub(super) struct Builder<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) model: &'a Model,
+    pub(super) store: &'a Store,
+    pub(super) context: usize,
+    pub(super) x: wgpu::Buffer,
+    pub(super) raw: wgpu::Buffer,
+    pub(super) parts: wgpu::Buffer,
+    pub(super) arrived: wgpu::Buffer,
+    pub(super) turns: wgpu::Buffer,
+    pub(super) ids: wgpu::Buffer,
+    pub(super) normed: Acts,
+    pub(super) attended: Acts,
+    pub(super) hidden: Acts,
+    pub(super) logits: wgpu::Buffer,
+    pub(super) best: wgpu::Buffer,
+    pub(super) caches: Vec<wgpu::Buffer>,
+    /// Per stage: the weight of the norm after it, or the bias.
+    pub(super) vectors: Vec<Option<wgpu::Buffer>>,
+}
+
+pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgpu::Buffer> {
+    let buffer = gpu.buffer(what, 4 * floats.len() as u64, STORAGE)?;
+    gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(floats));
+    Ok(buffer)
+}
+
+pub(super) fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
+    let bytes = (BATCH * groups(elements) * 16 * 4) as u64;
+    Ok(Acts {
+        numbers: gpu.buffer("activations", bytes, STORAGE)?,
+        records: gpu.buffer("activations", bytes / 4, STORAGE)?,
+    })
+}
+
+/// The dispatches of the output matrix.
+pub(super) fn logits(
+    gpu: &Gpu,
+    store: &Store,
+    spec: &Spec,
+    place: usize,
+    weight: &Matrix,
+    tokens: usize,
+    (normed, out, best): (&Acts, &wgpu::Buffer, &wgpu::Buffer),
+) -> Result<Vec<Dispatch>> {
+    let mut made = Vec::new();
+    for slice in store.slices(place) {
+        let kernel = Gemv {
+            parts: slice.parts.clone(),
+            epilogue: Epilogue::Logits { vocab: weight.rows },
+            first_tile: slice.first_tile,
+            stride: weight.rows,
+            norm: Some((spec.width, spec.norm_eps)),
+            tokens,
+            threads: Tuning::of(gpu).threads,
+        };
+        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
+        let w = store.range(slice);
+        let mut ranges: Vec<Range<'_>> =
+            vec![w, w, (&normed.numbers).into(), (&normed.records).into(), out.into()];
+        if tokens == 1 {
+            ranges.push(best.into());
+        }
+        let group = gpu.bind(&pipeline, &ranges);
+        let kind = if tokens == 1 { Kind::LastLogits(kernel) } else { Kind::Gemv(kernel) };
+        made.push(Dispatch { pipeline, group, kind });
+    }
+    Ok(made)
+}
+
+impl Builder<'_> {
+    pub(super) fn logits(
+        &mut self,
+        place: usize,
+        weight: &Matrix,
+        tokens: usize,
+        out: &wgpu::Buffer,
+    ) -> Result<Vec<Dispatch>> {
+        let spec = &self.model.plan.spec;
+        logits(self.gpu, self.store, spec, place, weight, tokens, (&self.normed, out, &self.best))
+    }
+
+    /// The dispatches of a stage, for so many tokens a workgroup.
+    pub(super) fn stage(
+        &mut self,
+        index: usize,
+        stage: &Stage,
+        place: usize,
+        tokens: usize,
+    ) -> Result<Vec<Dispatch>> {
+        let spec = &self.model.plan.spec;
+        let norm = Some((spec.width, spec.norm_eps));
+        let vector = self.vectors[index].as_ref();
+        let normed = [Range::from(&self.normed.numbers), (&self.normed.records).into()];
+        match stage {
+            Stage::Embed { table, .. } => {
+                let mut made = Vec::new();
+                for slice in self.store.slices(place) {
+                    let kernel = embed::Embed {
+                        table: slice.parts[0].clone(),
+                        first_row: slice.first_tile * TILE,
+                        vocab: table.rows,
+                    };
+                    let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+                    let w = self.store.range(slice);
+                    let mut ranges = vec![w, w, (&self.ids).into()];
+                    ranges.extend(vector.map(Range::from));
+                    ranges.push((&self.x).into());
+                    ranges.extend(normed);
+                    let group = self.gpu.bind(&pipeline, &ranges);
+                    made.push(Dispatch { pipeline, group, kind: Kind::Embed(kernel) });
+                }
+                Ok(made)
+            }
+            Stage::Qkv { .. } => {
+                let out = [Range::from(&self.raw)];
+                self.gemv(place, Epilogue::Raw, raw_rows(spec)[3], norm, tokens, &normed, &out)
+            }
+            Stage::Gated { .. } => {
+                let out = [Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
+                self.gemv(place, Epilogue::Gated, padded(spec.ffn), norm, tokens, &normed, &out)
+            }
+            Stage::Residual { hidden, .. } => {
+                let from = if *hidden { &self.hidden } else { &self.attended };
+                let input = [Range::from(&from.numbers), (&from.records).into()];
+                let mut out = vec![Range::from(&self.x)];
+                out.extend(normed);
+                out.extend(vector.map(Range::from));
+                self.gemv(place, Epilogue::Residual, stream(spec), None, tokens, &input, &out)
+            }
+            Stage::Attention { layer, .. } => self.attention(*layer, vector, tokens == 1),
+            Stage::Logits { .. } => Ok(vec![]),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call per stage; a struct would name them twice")]
+    pub(super) fn gemv(
+        &self,
+        place: usize,
+        epilogue: Epilogue,
+        stride: usize,
+        norm: Option<(usize, f32)>,
+        tokens: usize,
+        input: &[Range<'_>],
+        out: &[Range<'_>],
+    ) -> Result<Vec<Dispatch>> {
+        let mut made = Vec::new();
+        for slice in self.store.slices(place) {
+            let kernel = Gemv {
+                parts: slice.parts.clone(),
+                epilogue: epilogue.clone(),
+                first_tile: slice.first_tile,
+                stride,
+                norm,
+                tokens,
+                threads: Tuning::of(self.gpu).threads,
+            };
+            let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+            let w = self.store.range(slice);
+            let ranges: Vec<Range<'_>> = [&[w, w], input, out].concat();
+            let group = self.gpu.bind(&pipeline, &ranges);
+            made.push(Dispatch { pipeline, group, kind: Kind::Gemv(kernel) });
+        }
+        Ok(made)
+    }
+
+    pub(super) fn attention(
+        &self,
+        layer: usize,
+        bias: Option<&wgpu::Buffer>,
+        decode: bool,
+    ) -> Result<Vec<Dispatch>> {
+        let shape = attention(&self.model.plan.spec, bias.is_some(), self.context, decode);
+        let form = self.gpu.form;
+        let (raw, turns, cache) =
+            (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));
+        let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
+        let parts = Range::from(&self.parts);
+        let mut made = Vec::new();
+        let mut push = |shader, ranges: Vec<Range<'_>>, kind| -> Result<()> {
+            let pipeline = self.gpu.pipeline(&shader)?;
+            let group = self.gpu.bind(&pipeline, &ranges);
+            made.push(Dispatch { pipeline, group, kind });
+            Ok(())
+        };
+        if !decode {
+            let mut ranges = vec![raw, turns, cache];
+            ranges.extend(bias.map(Range::from));
+            push(shape.write_shader(form), ranges, Kind::KvWrite(shape.clone()))?;
+        }
+        let mut ranges = vec![raw, turns, cache, parts];
+        if form.inline_merge {
+            ranges.push((&self.arrived).into());
+            ranges.extend(out);
+        }
+        ranges.extend(bias.map(Range::from));
+        push(shape.shader(form), ranges, Kind::Attention(shape.clone()))?;
+        if !form.inline_merge {
+            push(shape.merge_shader(form), vec![parts, out[0], out[1]], Kind::Merge(shape))?;
+        }
+        Ok(made)
+    }
+}

@@ -32,11 +32,14 @@ var<immediate> args: Args;
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;   // (tokens, STRIDE) residual stream
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>; // (STRIDE / 4) weight of the next norm
+@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>; // (STRIDE / 4) weight of the next norm; then the bias
 #endif
 #if GATED
 @group(0) @binding(4) var<storage, read_write> oq: array<${ACT}>;
 @group(0) @binding(5) var<storage, read_write> om: array<vec4<f32>>;
+#if BIAS
+@group(0) @binding(6) var<storage, read> bias: array<f32>; // (2, STRIDE) gate's and up's
+#endif
 #endif
 
 const THREADS: u32 = ${THREADS}u;
@@ -143,7 +146,13 @@ ${LOOP2}
   v *= factor;
 #endif
 #if GATED
-  let u = second_round(1u, lid) * factor;
+  var u = second_round(1u, lid) * factor;
+#if BIAS
+  if lid < 16u * T {
+    v += bias[out_tile * 16u + row];
+    u += bias[STRIDE + out_tile * 16u + row];
+  }
+#endif
   if lid < 16u * T { final_rows[lid] = v / (1.0 + exp(-v)) * u; }
 #endif
   // This lane's token in the batch and in the output.
@@ -175,7 +184,10 @@ ${LOOP2}
 #if RESIDUAL
   if live {
     let i = to * STRIDE + out_tile * 16u + row;
-    let sum = x[i] + v;
+    var sum = x[i] + v;
+#if BIAS
+    sum += norm[(STRIDE + out_tile * 16u + row) / 4u][row & 3u];
+#endif
     x[i] = sum;
     final_rows[lid] = sum;
   }

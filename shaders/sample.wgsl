@@ -121,7 +121,7 @@ fn mix(a: u32) -> u32 {
 }
 fn gumbel(id: u32) -> f32 {
   let h = mix(id ^ mix(args.step ^ mix(args.seed_high ^ mix(args.seed_low ^ 0x9e3779b9u))));
-  let u = (f32(h >> 8u) + 0.5) * 0x1p-24;
+  let u = (f32(h >> 9u) + 0.5) * 0x1p-23; // 23 bits: exact, and never 1
   // An exponential variate, -ln(1 - u): the series where the logarithm loses digits.
   let near = u * (1.0 + u * (0.5 + u * (0.33333334 + u * (0.25 + u * (0.2 + u * 0.16666667)))));
   let e = select(-log(1.0 - u), near, u < 0.0625);
@@ -229,7 +229,7 @@ fn main(@builtin(local_invocation_index) lid: u32
   least = min(least, key(top)); // the best always stays
 
   var score = -3.4e38;
-  var choice = FAILED - 1u;
+  var choice = FAILED;
   for (var i = lid; i < all; i += THREADS) {
     let l = logit(i, gathered);
     if key(l) < least { continue; }
@@ -250,5 +250,6 @@ fn main(@builtin(local_invocation_index) lid: u32
     }
     workgroupBarrier();
   }
+  // The best always stays, so there is a choice; without one the mark of failure stands.
   if lid == 0u { ids[args.position] = select(partial_id[0], FAILED, failures > 0.0); }
 }

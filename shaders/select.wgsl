@@ -16,7 +16,7 @@ var<workgroup> rows: array<u32, 256>;
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lid: u32) {
   var top = -3.4e38;
-  var row = FAILED - 1u;
+  var row = FAILED;
   var bad = false;
   for (var i = lid; i < TILES; i += 256u) {
     let b = best[i];

@@ -75,7 +75,7 @@ fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) ->
         let want = golden.floats(&format!("logits_{prompt}"));
         let mut got = Vec::new();
         engine
-            .logits(&ids, true, &mut |row| {
+            .logits(&ids, true, &mut |_, _| ControlFlow::Continue(()), &mut |row| {
                 got.extend_from_slice(row);
                 Ok(())
             })
@@ -86,7 +86,7 @@ fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) ->
         // The last row alone is the same row.
         let mut last = Vec::new();
         engine
-            .logits(&ids, false, &mut |row| {
+            .logits(&ids, false, &mut |_, _| ControlFlow::Continue(()), &mut |row| {
                 last = row.to_vec();
                 Ok(())
             })
@@ -248,4 +248,115 @@ fn a_tensor_that_nobody_reads_is_refused() {
     let error = Model::from_file(File::parse(bytes).unwrap()).err().unwrap();
     assert_eq!(error.exit_code(), 4);
     assert!(error.to_string().contains("tensor output.4.bias"), "{error}");
+}
+
+/// A llama of one layer with a bias on everything that can have one; without them at scale 0.
+fn biased(scale: f32) -> Arc<Model> {
+    let (width, ffn, kv, vocab) = (64u64, 96u64, 32u64, 50u64);
+    let mut state = 1u32;
+    let mut random = |n: u64, scale: f32| -> Vec<u8> {
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / 8_388_608.0 - 1.0) * scale
+        };
+        (0..n).flat_map(|_| next().to_le_bytes()).collect()
+    };
+    let mut file = infer::gguf::writer::Writer::new();
+    file.str("general.architecture", "llama")
+        .u32("llama.block_count", 1)
+        .u32("llama.context_length", 64)
+        .u32("llama.embedding_length", 64)
+        .u32("llama.feed_forward_length", 96)
+        .u32("llama.attention.head_count", 4)
+        .u32("llama.attention.head_count_kv", 2)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let matrices = [
+        ("token_embd", width, vocab),
+        ("blk.0.attn_q", width, width),
+        ("blk.0.attn_k", width, kv),
+        ("blk.0.attn_v", width, kv),
+        ("blk.0.attn_output", width, width),
+        ("blk.0.ffn_gate", width, ffn),
+        ("blk.0.ffn_up", width, ffn),
+        ("blk.0.ffn_down", ffn, width),
+    ];
+    for (name, cols, rows) in matrices {
+        file.tensor(
+            &format!("{name}.weight"),
+            infer::quant::Type::F32,
+            &[cols, rows],
+            &random(cols * rows, 0.3),
+        );
+        if name != "token_embd" {
+            file.tensor(&format!("{name}.bias"), infer::quant::Type::F32, &[rows], &random(rows, scale));
+        }
+    }
+    for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"] {
+        file.tensor(&format!("{name}.weight"), infer::quant::Type::F32, &[width], &random(width, 1.0));
+    }
+    Arc::new(Model::from_file(File::parse(file.finish()).unwrap()).unwrap())
+}
+
+fn all_logits(engine: &mut dyn Engine, ids: &[u32]) -> Vec<f32> {
+    let mut all = Vec::new();
+    let mut keep = |row: &[f32]| {
+        all.extend_from_slice(row);
+        Ok(())
+    };
+    engine.logits(ids, true, &mut |_, _| ControlFlow::Continue(()), &mut keep).unwrap();
+    all
+}
+
+#[test]
+fn biases_are_added() {
+    let ids: Vec<u32> = (0..20).map(|i| i * 7 % 50).collect();
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    let cpu = Options { device: DeviceChoice::Cpu, ..Options::default() };
+    let [plain, want] =
+        [0.0, 0.5].map(|scale| all_logits(open(biased(scale), &cpu, &mut go_on).unwrap().as_mut(), &ids));
+    assert!(relative(&plain, &want) > 0.1, "the biases change nothing");
+    let mut engine = open(biased(0.5), &gpu(Math::F32, Forms::from_env()), &mut go_on).unwrap();
+    assert!(relative(&all_logits(engine.as_mut(), &ids), &want) < 1e-5);
+    // And where one token is computed at a time.
+    let greedy = |engine: &mut dyn Engine| -> Vec<u32> {
+        engine.begin(0, &ids, &Sampling::greedy(), 12, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        (0..12).map(|_| engine.next().unwrap()).collect()
+    };
+    assert_eq!(greedy(engine.as_mut()), greedy(open(biased(0.5), &cpu, &mut go_on).unwrap().as_mut()));
+}
+
+/// A prompt that is given up half-way leaves what was computed before it as it was.
+#[test]
+fn an_interrupted_prompt_leaves_the_state_sound() {
+    for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let options = Options { device, math: Some(Math::F32), ..Options::default() };
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        let mut engine = open(biased(0.5), &options, &mut go_on).unwrap();
+        let sampling = Sampling { repeat_penalty: 1.5, temperature: 0.0, ..Sampling::default() };
+        let mut answer = |engine: &mut dyn Engine, position: usize, ids: &[u32]| -> Vec<u32> {
+            engine.begin(position, ids, &sampling, 8, &mut go_on).unwrap();
+            let ids = (0..8).map(|_| engine.next().unwrap()).collect();
+            engine.end();
+            ids
+        };
+        answer(engine.as_mut(), 0, &[5, 6, 7, 8]);
+        let error = engine.begin(3, &[9; 40], &sampling, 8, &mut |_, _| ControlFlow::Break(())).unwrap_err();
+        assert_eq!(error.exit_code(), 130);
+        let resumed = answer(engine.as_mut(), 2, &[11, 12, 13]);
+        let fresh = answer(engine.as_mut(), 0, &[5, 6, 11, 12, 13]);
+        assert_eq!(resumed, fresh);
+    }
+}
+
+#[test]
+fn more_tokens_than_the_context_holds_are_refused() {
+    for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let options = Options { device, context: Some(16), ..Options::default() };
+        let mut go_on = |_, _| ControlFlow::Continue(());
+        let mut engine = open(biased(0.5), &options, &mut go_on).unwrap();
+        let error = engine.logits(&[1; 17], false, &mut go_on, &mut |_| Ok(())).unwrap_err();
+        assert_eq!(error.exit_code(), 6, "{error}");
+        let error = engine.begin(10, &[1; 7], &Sampling::greedy(), 1, &mut go_on).unwrap_err();
+        assert_eq!(error.exit_code(), 6, "{error}");
+    }
 }

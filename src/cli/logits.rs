@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::common::{self, Compute, ModelArg};
+use super::progress::{Bar, Unit};
 use super::{interrupt, load};
 use crate::engine::DEFAULT_CONTEXT;
 use crate::{Error, Result};
@@ -58,12 +60,26 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // The file is made first: a folder that is not there should not cost the computation.
     let mut out = Output::create(&args.out, rows, spec.vocab)?;
     let mut engine = load::open(&model, &options, args.quiet)?;
-    engine.logits(&ids, args.all, &mut |row| {
+    if ids.len() > engine.info().context {
+        let context = engine.info().context;
+        return Err(Error::Request(format!(
+            "--ids has {} tokens, only {context} fit the memory: give fewer",
+            ids.len()
+        )));
+    }
+    let mut bar = Bar::new(Unit::Tokens, args.quiet);
+    let mut progress = |done, all| {
+        bar.set(done, all);
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let result = engine.logits(&ids, args.all, &mut progress, &mut |row| {
         if interrupt::requested() {
             return Err(Error::Interrupted);
         }
         out.row(row)
-    })?;
+    });
+    drop(bar);
+    result?;
     out.finish()
 }
 

@@ -59,12 +59,21 @@ pub(super) struct Acts {
 pub(super) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
+/// What a stage says of its product, beside the matrices.
+struct Product {
+    epilogue: Epilogue,
+    stride: usize,
+    norm: Option<(usize, f32)>,
+    bias: bool,
+}
+
 /// What building the dispatches needs at hand.
 pub(super) struct Builder<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) model: &'a Model,
     pub(super) store: &'a Store,
     pub(super) context: usize,
+    pub(super) max_splits: usize,
     pub(super) x: wgpu::Buffer,
     pub(super) raw: wgpu::Buffer,
     pub(super) parts: wgpu::Buffer,
@@ -113,6 +122,7 @@ pub(super) fn logits(
             first_tile: slice.first_tile,
             stride: weight.rows,
             norm: Some((spec.width, spec.norm_eps)),
+            bias: false,
             tokens,
             threads: Tuning::of(gpu).threads(&slice.parts, tokens),
         };
@@ -176,32 +186,35 @@ impl Builder<'_> {
             }
             Stage::Qkv { .. } => {
                 let out = [Range::from(&self.raw)];
-                self.gemv(place, Epilogue::Raw, raw_rows(spec)[3], norm, tokens, &normed, &out)
+                let shape = Product { epilogue: Epilogue::Raw, stride: raw_rows(spec)[3], norm, bias: false };
+                self.gemv(place, shape, tokens, &normed, &out)
             }
             Stage::Gated { .. } => {
-                let out = [Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
-                self.gemv(place, Epilogue::Gated, padded(spec.ffn), norm, tokens, &normed, &out)
+                let mut out = vec![Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
+                out.extend(vector.map(Range::from));
+                let bias = vector.is_some();
+                let shape = Product { epilogue: Epilogue::Gated, stride: padded(spec.ffn), norm, bias };
+                self.gemv(place, shape, tokens, &normed, &out)
             }
-            Stage::Residual { hidden, .. } => {
+            Stage::Residual { hidden, bias, .. } => {
                 let from = if *hidden { &self.hidden } else { &self.attended };
                 let input = [Range::from(&from.numbers), (&from.records).into()];
                 let mut out = vec![Range::from(&self.x)];
                 out.extend(normed);
                 out.extend(vector.map(Range::from));
-                self.gemv(place, Epilogue::Residual, stream(spec), None, tokens, &input, &out)
+                let bias = bias.is_some();
+                let shape = Product { epilogue: Epilogue::Residual, stride: stream(spec), norm: None, bias };
+                self.gemv(place, shape, tokens, &input, &out)
             }
             Stage::Attention { layer, .. } => self.attention(*layer, vector, tokens == 1),
             Stage::Logits { .. } => Ok(vec![]),
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one call per stage; a struct would name them twice")]
-    pub(super) fn gemv(
+    fn gemv(
         &self,
         place: usize,
-        epilogue: Epilogue,
-        stride: usize,
-        norm: Option<(usize, f32)>,
+        shape: Product,
         tokens: usize,
         input: &[Range<'_>],
         out: &[Range<'_>],
@@ -210,10 +223,11 @@ impl Builder<'_> {
         for slice in self.store.slices(place) {
             let kernel = Gemv {
                 parts: slice.parts.clone(),
-                epilogue: epilogue.clone(),
+                epilogue: shape.epilogue.clone(),
                 first_tile: slice.first_tile,
-                stride,
-                norm,
+                stride: shape.stride,
+                norm: shape.norm,
+                bias: shape.bias,
                 tokens,
                 threads: Tuning::of(self.gpu).threads(&slice.parts, tokens),
             };
@@ -232,7 +246,7 @@ impl Builder<'_> {
         bias: Option<&wgpu::Buffer>,
         decode: bool,
     ) -> Result<Vec<Dispatch>> {
-        let shape = attention(&self.model.plan.spec, bias.is_some(), self.context, decode);
+        let shape = attention(&self.model.plan.spec, bias.is_some(), self.context, decode, self.max_splits);
         let form = self.gpu.form;
         let (raw, turns, cache) =
             (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));

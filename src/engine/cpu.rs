@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::stage::{Stage, attention, lower, raw_bias, stream};
-use super::{Counters, DEFAULT_CONTEXT, Engine, Info, Options, Progress};
+use super::stage::{Stage, attention, gated_bias, lower, raw_bias, stream};
+use super::{Counters, Engine, Info, Options, Progress};
 use crate::kernels::attention::{Attention, Cache};
 use crate::kernels::gemv::{dot, silu_gate};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::FAILED;
 use crate::kernels::vector::Activations;
-use crate::kernels::{Kv, Math, embed};
+use crate::kernels::{Kv, Math, embed, padded};
 use crate::model::{Matrix, Model, rope};
 use crate::quant::{Layout, dequantize};
 use crate::{Error, Result};
@@ -34,14 +34,14 @@ pub struct CpuEngine {
     biases: Vec<Option<Vec<f32>>>,
     norms: Vec<Vec<f32>>,
     caches: Vec<Cache>,
+    /// The token at each position that is computed, and the newest after them.
+    ids: Vec<u32>,
     run: Option<Run>,
     counters: Counters,
 }
 
 /// A generation under way.
 struct Run {
-    /// All tokens up to the newest.
-    ids: Vec<u32>,
     sampling: Sampling,
     step: u32,
     /// After the newest computed token.
@@ -49,7 +49,7 @@ struct Run {
 }
 
 impl CpuEngine {
-    pub(super) fn open(model: Arc<Model>, options: &Options, notes: Vec<String>) -> Result<CpuEngine> {
+    pub(super) fn open(model: Arc<Model>, options: &Options, mut notes: Vec<String>) -> Result<CpuEngine> {
         let plan = &model.plan;
         let spec = &plan.spec;
         if let Some(math) = options.math
@@ -64,24 +64,27 @@ impl CpuEngine {
             .build()
             .map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
         let kv = options.kv.unwrap_or(Kv::F32);
-        let context = options.context.unwrap_or(spec.context.min(DEFAULT_CONTEXT));
+        let weight_bytes = plan.matrices().iter().map(|m| (m.rows * m.row_bytes()) as u64).sum();
+        let scratch_bytes = (BATCH * (spec.vocab + 4 * spec.width + 3 * spec.ffn) * 4) as u64;
+        let need = super::memory::Need {
+            fixed: weight_bytes + scratch_bytes,
+            per_token: (2 * spec.layers * spec.kv_heads * spec.head_dim * 4 + 4 * spec.rope.dims) as u64,
+        };
+        let (context, note) = need.context(spec, options, options.memory)?;
+        notes.extend(note);
         let stages = lower(plan)?;
         let mut biases = vec![None; spec.layers];
         let mut norms = Vec::new();
         for stage in &stages {
             match stage {
-                Stage::Attention { layer, bias: Some(b) } => {
-                    let parts = [0, 1, 2].map(|i| model.weights.floats(&b[i]));
-                    biases[*layer] = Some(raw_bias(spec, parts));
-                }
+                Stage::Attention { layer, bias } => biases[*layer] = raw_bias(spec, &model.weights, bias),
                 Stage::Embed { norm, .. } | Stage::Residual { norm, .. } => {
                     norms.push(model.weights.floats(norm))
                 }
                 _ => {}
             }
         }
-        let attention = attention(spec, false, context, true);
-        let weight_bytes = plan.matrices().iter().map(|m| (m.rows * m.row_bytes()) as u64).sum();
+        let attention = attention(spec, false, context, true, 1);
         let kv_bytes = (2 * spec.layers * context * spec.kv_heads * spec.head_dim * 4) as u64;
         let info = Info {
             device: format!("CPU, {threads} thread{}", if threads == 1 { "" } else { "s" }),
@@ -91,15 +94,9 @@ impl CpuEngine {
             context,
             weight_bytes,
             kv_bytes,
-            scratch_bytes: (BATCH * (spec.vocab + 4 * spec.width + 3 * spec.ffn) * 4) as u64,
+            scratch_bytes,
             notes,
         };
-        let needed = weight_bytes + kv_bytes;
-        if let Some(memory) = options.memory
-            && needed > memory
-        {
-            return Err(super::memory::too_little(needed, memory, context));
-        }
         Ok(CpuEngine {
             turns: rope::table(&spec.rope, plan.rope_factors.as_deref(), context),
             caches: vec![Cache::default(); spec.layers],
@@ -111,6 +108,7 @@ impl CpuEngine {
             attention,
             biases,
             norms,
+            ids: Vec::new(),
             run: None,
             counters: Counters::default(),
         })
@@ -118,6 +116,7 @@ impl CpuEngine {
 
     /// Drops what the caches hold from a position on.
     fn rewind(&mut self, position: usize) {
+        self.ids.truncate(position);
         let len = position * self.model.plan.spec.kv_heads * self.model.plan.spec.head_dim;
         for cache in &mut self.caches {
             cache.keys.truncate(len);
@@ -175,19 +174,23 @@ impl CpuEngine {
                             .collect()
                     });
                 }
-                Stage::Residual { weight, hidden: from_hidden, .. } => {
+                Stage::Residual { weight, hidden: from_hidden, bias, .. } => {
+                    let bias = bias.as_ref().map(|b| weights.floats(b));
                     let input = if *from_hidden { &hidden } else { &attended };
                     let products = self.products(weight, input);
                     for (t, x) in x.iter_mut().enumerate() {
                         for row in 0..weight.rows {
-                            x[row] += products[row * ids.len() + t];
+                            x[row] += products[row * ids.len() + t] + bias.as_ref().map_or(0.0, |b| b[row]);
                         }
                         normed[t] =
                             Activations::from_residual(Math::F32, &x[..spec.width], &self.norms[norm]);
                     }
                     norm += 1;
                 }
-                Stage::Gated { matrices } => {
+                Stage::Gated { matrices, bias } => {
+                    let bias = gated_bias(spec, weights, bias);
+                    let bias = |i: usize| bias.as_ref().map_or(0.0, |b| b[i]);
+                    let up_at = padded(spec.ffn);
                     let factors = self.factors(&normed);
                     let [gate, up] = [0, 1].map(|i| self.products(&matrices[i], &normed));
                     hidden = (0..ids.len())
@@ -195,7 +198,10 @@ impl CpuEngine {
                             let values: Vec<f32> = (0..matrices[0].rows)
                                 .map(|row| {
                                     let i = row * ids.len() + t;
-                                    silu_gate(gate[i] * factors[t], up[i] * factors[t])
+                                    silu_gate(
+                                        gate[i] * factors[t] + bias(row),
+                                        up[i] * factors[t] + bias(up_at + row),
+                                    )
                                 })
                                 .collect();
                             Activations::from_values(Math::F32, &values)
@@ -256,6 +262,7 @@ impl CpuEngine {
         progress: Progress<'_>,
         row: &mut dyn FnMut(Vec<f32>) -> Result<()>,
     ) -> Result<()> {
+        super::check_context(position + ids.len(), self.info.context)?;
         self.rewind(position);
         let mut done = 0;
         for batch in ids.chunks(BATCH) {
@@ -271,6 +278,7 @@ impl CpuEngine {
             for logits in self.forward(position + done, batch, wanted)? {
                 row(logits)?;
             }
+            self.ids.extend(batch);
             done += batch.len();
         }
         let _ = progress(done, ids.len());
@@ -306,17 +314,12 @@ impl Engine for CpuEngine {
         progress: Progress<'_>,
     ) -> Result<()> {
         let mut logits = Vec::new();
-        let mut history = match self.run.take() {
-            Some(run) => run.ids,
-            None => vec![],
-        };
-        history.truncate(position);
-        history.extend(ids);
+        self.run = None;
         self.prefill(position, ids, false, progress, &mut |row| {
             logits = row;
             Ok(())
         })?;
-        self.run = Some(Run { ids: history, sampling: *sampling, step: 0, logits });
+        self.run = Some(Run { sampling: *sampling, step: 0, logits });
         Ok(())
     }
 
@@ -325,16 +328,16 @@ impl Engine for CpuEngine {
             return Err(Error::Other("no generation has begun".to_owned()));
         };
         if run.step > 0 {
-            let newest = run.ids.len() - 1;
-            let logits = self.forward(newest, &run.ids[newest..], Wanted::Last)?;
+            let newest = self.ids.len() - 1;
+            let logits = self.forward(newest, &[self.ids[newest]], Wanted::Last)?;
             run.logits = logits.into_iter().next().unwrap_or_default();
             self.counters.steps += 1;
         }
-        let id = sample::twin(&mut run.logits, &run.ids, &run.sampling, run.step);
+        let id = sample::twin(&mut run.logits, &self.ids, &run.sampling, run.step);
         if id == FAILED {
             return Err(super::not_finite());
         }
-        run.ids.push(id);
+        self.ids.push(id);
         run.step += 1;
         self.run = Some(run);
         Ok(id)
@@ -342,9 +345,15 @@ impl Engine for CpuEngine {
 
     fn end(&mut self) {}
 
-    fn logits(&mut self, ids: &[u32], all: bool, row: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    fn logits(
+        &mut self,
+        ids: &[u32],
+        all: bool,
+        progress: Progress<'_>,
+        row: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         self.run = None;
-        self.prefill(0, ids, all, &mut |_, _| std::ops::ControlFlow::Continue(()), &mut |logits| row(&logits))
+        self.prefill(0, ids, all, progress, &mut |logits| row(&logits))
     }
 
     fn counters(&self) -> Counters {

@@ -286,7 +286,7 @@ impl Gpu {
             Err(Error::Device(format!(
                 "{}: no room for {} of {what}{why}: try a smaller --ctx or a smaller quantisation",
                 self.name,
-                super::memory::gib(bytes)
+                super::memory::shown(bytes)
             )))
         };
         if size > self.limits.max_buffer_size {

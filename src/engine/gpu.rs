@@ -254,6 +254,7 @@ impl Engine for GpuEngine {
         progress: Progress<'_>,
     ) -> Result<()> {
         self.end();
+        super::check_context(position + ids.len(), self.info.context)?;
         self.programs.prepare(&self.gpu, sampling)?;
         let buffer = self.landing()?;
         let end = position + ids.len();
@@ -298,27 +299,38 @@ impl Engine for GpuEngine {
         }
     }
 
-    fn logits(&mut self, ids: &[u32], all: bool, row: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> {
+    fn logits(
+        &mut self,
+        ids: &[u32],
+        all: bool,
+        progress: Progress<'_>,
+        row: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
         self.end();
+        super::check_context(ids.len(), self.info.context)?;
         let row_bytes = 4 * self.model.plan.spec.vocab as u64;
+        let binding = self.gpu.limits.max_storage_buffer_binding_size.min(self.gpu.limits.max_buffer_size);
+        // Tokens whose logits are one binding.
+        let batch = if all { ((binding / row_bytes) as usize).clamp(1, BATCH) } else { 1 };
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let rows = if all { BATCH as u64 } else { 1 };
-        let mut landing = self.gpu.buffer("logits", rows * row_bytes, usage)?;
+        let mut landing = self.gpu.buffer("logits", batch as u64 * row_bytes, usage)?;
         let mut give = |words: Vec<u32>| -> Result<()> {
             let numbers: &[f32] = bytemuck::cast_slice(&words);
             numbers.chunks_exact(row_bytes as usize / 4).try_for_each(&mut *row)
         };
-        let mut go_on = |_, _| ControlFlow::Continue(());
         if !all {
             let tail = Tail::Logits { all, into: &landing, bytes: row_bytes };
-            let index = self.prefill(0, ids, &mut go_on, tail)?;
+            let index = self.prefill(0, ids, progress, tail)?;
             return give(self.land(&flight(landing, row_bytes, index))?);
         }
-        self.programs.prepare_all_logits(&self.gpu)?;
-        for (i, batch) in ids.chunks(BATCH).enumerate() {
-            let bytes = row_bytes * batch.len() as u64;
+        self.programs.prepare_all_logits(&self.gpu, batch)?;
+        for (i, part) in ids.chunks(batch).enumerate() {
+            if progress(i * batch, ids.len()).is_break() {
+                return Err(Error::Interrupted);
+            }
+            let bytes = row_bytes * part.len() as u64;
             let tail = Tail::Logits { all, into: &landing, bytes };
-            let index = self.prefill(i * BATCH, batch, &mut go_on, tail)?;
+            let index = self.prefill(i * batch, part, &mut |_, _| ControlFlow::Continue(()), tail)?;
             let landed = flight(landing, bytes, index);
             give(self.land(&landed)?)?;
             landing = landed.buffer;

@@ -182,7 +182,13 @@ pub trait Engine {
     ///
     /// # Errors
     /// As [`Engine::begin`]'s.
-    fn logits(&mut self, ids: &[u32], all: bool, row: &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>;
+    fn logits(
+        &mut self,
+        ids: &[u32],
+        all: bool,
+        progress: Progress<'_>,
+        row: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()>;
 
     /// What generating has cost.
     fn counters(&self) -> Counters;
@@ -216,6 +222,16 @@ pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Res
 
 /// The context that is used when none is asked for.
 pub const DEFAULT_CONTEXT: usize = 8192;
+
+/// Refuses tokens that the context cannot hold.
+fn check_context(tokens: usize, context: usize) -> Result<()> {
+    if tokens > context {
+        return Err(Error::Request(format!(
+            "{tokens} tokens do not fit the context of {context}: raise --ctx"
+        )));
+    }
+    Ok(())
+}
 
 /// The error of logits that are NaN or infinite.
 fn not_finite() -> Error {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
-use super::stage::{Stage, attention, lower, raw_bias, raw_rows, stream};
+use super::stage::{MAX_SPLITS, Stage, attention, gated_bias, lower, raw_bias, raw_rows, stream};
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
@@ -80,7 +80,9 @@ impl Program {
                     _ => store.place(&[weight], Combine::Rows, limit)?,
                 },
                 Stage::Qkv { matrices: [q, k, v] } => store.place(&[q, k, v], Combine::Rows, limit)?,
-                Stage::Gated { matrices: [gate, up] } => store.place(&[gate, up], Combine::Pairs, limit)?,
+                Stage::Gated { matrices: [gate, up], .. } => {
+                    store.place(&[gate, up], Combine::Pairs, limit)?
+                }
                 Stage::Residual { weight, .. } => store.place(&[weight], Combine::Rows, limit)?,
                 Stage::Attention { .. } => NONE,
             };
@@ -113,7 +115,7 @@ pub(super) struct Programs {
 
 /// Bytes of buffers beside weights, keys and values, but for what grows with the context.
 pub fn scratch_bytes(spec: &Spec) -> u64 {
-    let shape = attention(spec, false, 1, true);
+    let shape = attention(spec, false, 1, true, MAX_SPLITS);
     let acts = |n: usize| groups(n) * (16 * 4 + 16);
     let per_token = 4 * stream(spec)
         + acts(spec.width)
@@ -133,21 +135,36 @@ impl Programs {
         context: usize,
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
-        let shape = attention(spec, false, context, true);
+        // What a batch's splits leave behind is one binding.
+        let binding = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size) as usize;
+        let one = 4 * BATCH * attention(spec, false, context, true, 1).part_len();
+        let max_splits = (binding / one).clamp(1, MAX_SPLITS);
+        let shape = attention(spec, false, context, true, max_splits);
         let tuning = Tuning::of(gpu);
         let vectors = program
             .stages
             .iter()
             .map(|(stage, _)| match stage {
-                Stage::Embed { norm, .. } | Stage::Residual { norm, .. } => {
+                Stage::Embed { norm, .. } => {
                     let mut floats = model.weights.floats(norm);
                     floats.resize(padded(norm.len), 0.0);
                     upload_floats(gpu, "norms", &floats).map(Some)
                 }
-                Stage::Attention { bias: Some(bias), .. } => {
-                    let floats = [0, 1, 2].map(|i| model.weights.floats(&bias[i]));
-                    upload_floats(gpu, "biases", &raw_bias(spec, floats)).map(Some)
+                Stage::Residual { norm, bias, .. } => {
+                    let mut floats = model.weights.floats(norm);
+                    floats.resize(padded(norm.len), 0.0);
+                    if let Some(bias) = bias {
+                        floats.extend(model.weights.floats(bias));
+                        floats.resize(2 * padded(norm.len), 0.0);
+                    }
+                    upload_floats(gpu, "norms", &floats).map(Some)
                 }
+                Stage::Attention { bias, .. } => raw_bias(spec, &model.weights, bias)
+                    .map(|floats| upload_floats(gpu, "biases", &floats))
+                    .transpose(),
+                Stage::Gated { bias, .. } => gated_bias(spec, &model.weights, bias)
+                    .map(|floats| upload_floats(gpu, "biases", &floats))
+                    .transpose(),
                 _ => Ok(None),
             })
             .collect::<Result<Vec<_>>>()?;
@@ -157,6 +174,7 @@ impl Programs {
             .collect::<Result<Vec<_>>>()?;
         let mut builder = Builder {
             context,
+            max_splits,
             x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
             raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?,
             parts: gpu.buffer("attention", (BATCH * shape.part_len() * 4) as u64, STORAGE)?,
@@ -222,10 +240,10 @@ impl Programs {
         Ok(())
     }
 
-    /// Makes what logits of a whole batch need.
-    pub(super) fn prepare_all_logits(&mut self, gpu: &Gpu) -> Result<()> {
+    /// Makes what logits of `tokens` tokens at once need.
+    pub(super) fn prepare_all_logits(&mut self, gpu: &Gpu, tokens: usize) -> Result<()> {
         if self.all_logits.is_none() {
-            let out = gpu.buffer("logits", (BATCH * self.spec.vocab * 4) as u64, STORAGE)?;
+            let out = gpu.buffer("logits", (tokens * self.spec.vocab * 4) as u64, STORAGE)?;
             let (weight, place) = &self.head;
             let buffers = (&self.normed, &out, &self.best);
             let made =

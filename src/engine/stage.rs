@@ -6,7 +6,7 @@
 
 use crate::kernels::attention::Attention;
 use crate::kernels::padded;
-use crate::model::{Matrix, Op, Plan, Spec, Vector};
+use crate::model::{Matrix, Op, Plan, Spec, Vector, Weights};
 use crate::quant::TILE;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub enum Stage {
         /// Names the cache.
         layer: usize,
         /// Of queries, keys and values.
-        bias: Option<[Vector; 3]>,
+        bias: [Option<Vector>; 3],
     },
     /// Attention's output or the hidden vector → added to the residual stream.
     Residual {
@@ -39,6 +39,8 @@ pub enum Stage {
         weight: Matrix,
         /// The weight of the norm that follows.
         norm: Vector,
+        /// Added as well.
+        bias: Option<Vector>,
         /// The input is the hidden vector, not attention's output.
         hidden: bool,
     },
@@ -46,6 +48,8 @@ pub enum Stage {
     Gated {
         /// Gate and up.
         matrices: [Matrix; 2],
+        /// Of both.
+        bias: [Option<Vector>; 2],
     },
     /// Normed stream → logits.
     Logits {
@@ -74,12 +78,13 @@ pub fn lower(plan: &Plan) -> Result<Vec<Stage>> {
                 hidden = false;
                 stages.push(Stage::Attention { layer: *layer, bias: bias.clone() });
             }
-            Op::Residual { weight } => {
-                stages.push(Stage::Residual { weight: weight.clone(), norm: next_norm()?, hidden });
+            Op::Residual { weight, bias } => {
+                let (weight, bias) = (weight.clone(), bias.clone());
+                stages.push(Stage::Residual { weight, norm: next_norm()?, bias, hidden });
             }
-            Op::Gated { gate, up } => {
+            Op::Gated { gate, up, bias } => {
                 hidden = true;
-                stages.push(Stage::Gated { matrices: [gate.clone(), up.clone()] });
+                stages.push(Stage::Gated { matrices: [gate.clone(), up.clone()], bias: bias.clone() });
             }
             Op::Logits { weight } => stages.push(Stage::Logits { weight: weight.clone() }),
         }
@@ -96,7 +101,7 @@ pub fn raw_rows(spec: &Spec) -> [usize; 4] {
 }
 
 /// Attention's shape.
-pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool) -> Attention {
+pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool, max_splits: usize) -> Attention {
     Attention {
         heads: spec.heads,
         kv_heads: spec.kv_heads,
@@ -107,7 +112,7 @@ pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool) -> Atten
         bias,
         context,
         rows: raw_rows(spec),
-        max_splits: MAX_SPLITS,
+        max_splits,
         decode,
     }
 }
@@ -115,14 +120,33 @@ pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool) -> Atten
 /// The most parts into which a token's keys are split.
 pub const MAX_SPLITS: usize = 32;
 
-/// The biases of queries, keys and values as they stand beside the raw rows.
-pub fn raw_bias(spec: &Spec, bias: [Vec<f32>; 3]) -> Vec<f32> {
+/// The biases of queries, keys and values as they stand beside the raw rows, if there are any.
+pub fn raw_bias(spec: &Spec, weights: &Weights, bias: &[Option<Vector>; 3]) -> Option<Vec<f32>> {
     let rows = raw_rows(spec);
-    let mut out = vec![0.0; rows[3]];
-    for (at, bias) in rows.iter().zip(bias) {
-        out[*at..at + bias.len()].copy_from_slice(&bias);
+    side_by_side(weights, bias, rows[3], |i| rows[i])
+}
+
+/// The biases of gate and up, each padded, one after the other, if there are any.
+pub fn gated_bias(spec: &Spec, weights: &Weights, bias: &[Option<Vector>; 2]) -> Option<Vec<f32>> {
+    side_by_side(weights, bias, 2 * padded(spec.ffn), |i| i * padded(spec.ffn))
+}
+
+fn side_by_side(
+    weights: &Weights,
+    bias: &[Option<Vector>],
+    len: usize,
+    at: impl Fn(usize) -> usize,
+) -> Option<Vec<f32>> {
+    if bias.iter().all(Option::is_none) {
+        return None;
     }
-    out
+    let mut out = vec![0.0; len];
+    for (i, vector) in bias.iter().enumerate() {
+        if let Some(vector) = vector {
+            out[at(i)..at(i) + vector.len].copy_from_slice(&weights.floats(vector));
+        }
+    }
+    Some(out)
 }
 
 /// Elements of a residual stream's buffer.

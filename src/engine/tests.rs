@@ -241,6 +241,7 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
         parts: parts.to_vec(),
         epilogue,
         norm,
+        bias: false,
         first_tile: 0,
         stride,
         tokens: per_group,
@@ -574,6 +575,11 @@ fn selection_and_sampling() {
                     let want = sample::twin(&mut logits.clone(), &history, &sampling, step);
                     assert_eq!(choose(&logits, &sampling, step), want, "{vocab} {sampling:?} step {step}");
                 }
+                // A draw whose noise was infinite once, with one candidate left.
+                let mut peak = vec![-20.0; vocab];
+                peak[0] = 20.0;
+                let once = Sampling { seed: 8_650_586, ..sampling };
+                assert_eq!(choose(&peak, &once, 0), sample::twin(&mut peak.clone(), &history, &once, 0));
                 // Equal logits: ties stay, the lowest wins where the best is taken.
                 let flat = vec![1.0; vocab];
                 let want = sample::twin(&mut flat.clone(), &history, &sampling, 0);

@@ -17,6 +17,8 @@ use crate::{Error, Result};
 const PIECE: usize = 16 << 20;
 /// Bytes of a weight buffer, unless one slice is larger.
 const BUFFER: u64 = 1 << 30;
+/// Workgroups of a dispatch in one dimension, on every device.
+const MOST_TILES: usize = 65_535;
 /// Every device allows bindings at multiples of this.
 const ALIGN: u64 = 256;
 
@@ -66,7 +68,8 @@ impl Store {
         let whole: Rows = matrices.iter().map(|m| ((*m).clone(), 0..m.rows)).collect();
         // The first tile of the output, and what the slice holds.
         let mut groups: Vec<(usize, Rows)> = Vec::new();
-        if slice_bytes(&whole)? <= limit {
+        let tiles: usize = matrices.iter().map(|m| m.rows.div_ceil(TILE)).sum();
+        if slice_bytes(&whole)? <= limit && tiles <= MOST_TILES {
             groups.push((0, whole));
         } else {
             let mut first_tile = 0;
@@ -77,7 +80,7 @@ impl Store {
             for set in sets {
                 let rows = set[0].rows;
                 let tile: Vec<_> = set.iter().map(|m| ((*m).clone(), 0..TILE.min(m.rows))).collect();
-                let tiles = (limit / slice_bytes(&tile)?) as usize;
+                let tiles = ((limit / slice_bytes(&tile)?) as usize).min(MOST_TILES);
                 if tiles == 0 {
                     return Err(Error::Device(format!(
                         "tensor {}: 16 of its rows are larger than the device's largest binding of {limit} bytes",

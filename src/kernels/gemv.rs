@@ -57,6 +57,9 @@ pub struct Gemv {
     pub stride: usize,
     /// The width and the epsilon of the norm before, if there is one.
     pub norm: Option<(usize, f32)>,
+    /// A bias is added: for `Residual` it stands behind the norm's weight, for `Gated` gate's and
+    /// up's are a binding of their own, each padded to the stride.
+    pub bias: bool,
     /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
     pub tokens: usize,
     /// Lanes of a workgroup: a multiple of 16 times `tokens`.
@@ -134,6 +137,7 @@ impl Gemv {
             .set("VOCAB", vocab)
             .set_f32("WIDTH", width as f32)
             .set_f32("EPS", epsilon)
+            .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
             .flag("TWO", self.parts.len() == 3)
             .flag("BEST", best)
@@ -149,6 +153,7 @@ impl Gemv {
             Epilogue::Logits { .. } if !best => &[true],
             Epilogue::Logits { .. } => &[true, true],
             Epilogue::Residual => &[true, true, true, false],
+            Epilogue::Gated if self.bias => &[true, true, false],
             Epilogue::Gated => &[true, true],
         };
         let bindings = [false; 4].iter().chain(outputs);

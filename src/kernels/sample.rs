@@ -95,7 +95,7 @@ fn mix(mut x: u32) -> u32 {
 /// Gumbel noise, a function of seed, step and id.
 fn gumbel(seed: u64, step: u32, id: u32) -> f32 {
     let h = mix(id ^ mix(step ^ mix((seed >> 32) as u32 ^ mix(seed as u32 ^ 0x9e37_79b9))));
-    let u = ((h >> 8) as f32 + 0.5) * (1.0 / 16_777_216.0);
+    let u = ((h >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0); // 23 bits: exact, and never 1
     let near = u * (1.0 + u * (0.5 + u * (0.333_333_34 + u * (0.25 + u * (0.2 + u * 0.166_666_67)))));
     let e = if u < 0.0625 { near } else { -(1.0 - u).ln() };
     -e.ln()
@@ -173,6 +173,19 @@ mod tests {
             let sigma = (p * (1.0 - p) / f64::from(draws)).sqrt();
             assert!((f64::from(n) / f64::from(draws) - p).abs() < 4.0 * sigma, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn noise_is_finite_at_the_ends() {
+        // u is within its range for every hash, the largest and the smallest too.
+        for h in [0u32, 1, u32::MAX] {
+            let u = ((h >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0);
+            assert!(u > 0.0 && u < 1.0, "{h}: {u}");
+        }
+        // This draw once had u = 1, noise of minus infinity, and no choice.
+        let s = Sampling { seed: 8_650_586, ..Sampling::default() };
+        assert_eq!(twin(&mut [9.0, -9.0, -9.0], &[], &s, 0), 0);
+        assert!((0..2000).all(|id| gumbel(8_650_586, 0, id).is_finite()));
     }
 
     #[test]

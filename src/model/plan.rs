@@ -35,20 +35,24 @@ pub enum Op {
     Attend {
         /// The layer, which names the cache.
         layer: usize,
-        /// Biases of queries, keys and values.
-        bias: Option<[Vector; 3]>,
+        /// Biases of queries, keys and values; absent ones are zero.
+        bias: [Option<Vector>; 3],
     },
-    /// `x` += weight · current.
+    /// `x` += weight · current + bias.
     Residual {
         /// `(width, ...)`.
         weight: Matrix,
+        /// `(width)`.
+        bias: Option<Vector>,
     },
-    /// current = activation(gate · current) * (up · current).
+    /// current = activation(gate · current + bias) * (up · current + bias).
     Gated {
         /// `(ffn, width)`.
         gate: Matrix,
         /// `(ffn, width)`.
         up: Matrix,
+        /// `(ffn)` each; absent ones are zero.
+        bias: [Option<Vector>; 2],
     },
     /// logits = weight · current.
     Logits {
@@ -89,21 +93,27 @@ impl Plan {
                 k: matrix("attn_k.weight", kv_rows, width)?,
                 v: matrix("attn_v.weight", kv_rows, width)?,
             });
-            let bias = if weights.tensor(&name("attn_q.bias")).is_some() {
-                let [q, k, v] = [("q", q_rows), ("k", kv_rows), ("v", kv_rows)]
-                    .map(|(part, rows)| vector(&format!("attn_{part}.bias"), rows));
-                Some([q?, k?, v?])
-            } else {
-                None
+            let bias = |part: &str, len| match weights.tensor(&name(part)) {
+                Some(_) => vector(part, len).map(Some),
+                None => Ok(None),
             };
-            ops.push(Op::Attend { layer, bias });
-            ops.push(Op::Residual { weight: matrix("attn_output.weight", width, q_rows)? });
+            let of_rows =
+                [bias("attn_q.bias", q_rows)?, bias("attn_k.bias", kv_rows)?, bias("attn_v.bias", kv_rows)?];
+            ops.push(Op::Attend { layer, bias: of_rows });
+            ops.push(Op::Residual {
+                weight: matrix("attn_output.weight", width, q_rows)?,
+                bias: bias("attn_output.bias", width)?,
+            });
             ops.push(Op::Norm { weight: vector("ffn_norm.weight", width)? });
             ops.push(Op::Gated {
                 gate: matrix("ffn_gate.weight", ffn, width)?,
                 up: matrix("ffn_up.weight", ffn, width)?,
+                bias: [bias("ffn_gate.bias", ffn)?, bias("ffn_up.bias", ffn)?],
             });
-            ops.push(Op::Residual { weight: matrix("ffn_down.weight", width, ffn)? });
+            ops.push(Op::Residual {
+                weight: matrix("ffn_down.weight", width, ffn)?,
+                bias: bias("ffn_down.bias", width)?,
+            });
         }
         ops.push(Op::Norm { weight: weights.vector("output_norm.weight", width)? });
         let head = match weights.tensor("output.weight") {
@@ -121,14 +131,8 @@ impl Plan {
     /// Refuses a tensor that the plan leaves out though it must change the result: what stands in
     /// a layer, and biases and scales anywhere.
     pub(super) fn uses_all<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<()> {
-        let mut used: HashSet<&str> = self.matrices().iter().map(|m| m.name.as_str()).collect();
-        for op in &self.ops {
-            match op {
-                Op::Norm { weight } => _ = used.insert(&weight.name),
-                Op::Attend { bias: Some(bias), .. } => used.extend(bias.iter().map(|b| b.name.as_str())),
-                _ => {}
-            }
-        }
+        let matrices = self.matrices().into_iter().map(|m| m.name.as_str());
+        let used: HashSet<&str> = matrices.chain(self.vectors().map(|v| v.name.as_str())).collect();
         let matters = |name: &str| {
             let of_a_layer = name.starts_with("blk.") && !name.contains("rot_embd"); // an old copy of RoPE's table
             of_a_layer || name.ends_with(".bias") || name.ends_with("scale")
@@ -143,6 +147,19 @@ impl Plan {
         }
     }
 
+    /// Every vector of the model.
+    pub fn vectors(&self) -> impl Iterator<Item = &Vector> {
+        self.ops.iter().flat_map(|op| -> Vec<&Vector> {
+            match op {
+                Op::Norm { weight } => vec![weight],
+                Op::Attend { bias, .. } => bias.iter().flatten().collect(),
+                Op::Gated { bias, .. } => bias.iter().flatten().collect(),
+                Op::Residual { bias, .. } => bias.iter().collect(),
+                Op::Embed { .. } | Op::Qkv { .. } | Op::Logits { .. } => vec![],
+            }
+        })
+    }
+
     /// Every matrix of the model, each once.
     pub fn matrices(&self) -> Vec<&Matrix> {
         let mut all: Vec<&Matrix> = Vec::new();
@@ -150,8 +167,8 @@ impl Plan {
             let used: Vec<&Matrix> = match op {
                 Op::Embed { table } => vec![table],
                 Op::Qkv { q, k, v } => vec![q, k, v],
-                Op::Residual { weight } | Op::Logits { weight } => vec![weight],
-                Op::Gated { gate, up } => vec![gate, up],
+                Op::Residual { weight, .. } | Op::Logits { weight } => vec![weight],
+                Op::Gated { gate, up, .. } => vec![gate, up],
                 Op::Norm { .. } | Op::Attend { .. } => vec![],
             };
             for m in used {

@@ -72,7 +72,7 @@ impl Talk {
         self.history.clear();
         let mut position = 0;
         self.engine
-            .logits(ids, true, &mut |logits| {
+            .logits(ids, true, &mut |_, _| ControlFlow::Continue(()), &mut |logits| {
                 row(position, logits);
                 position += 1;
                 Ok(())
@@ -86,7 +86,7 @@ impl Talk {
         self.history.clear();
         let mut rows = Vec::new();
         self.engine
-            .logits(ids, false, &mut |logits| {
+            .logits(ids, false, &mut |_, _| ControlFlow::Continue(()), &mut |logits| {
                 rows.push(logits.to_vec());
                 Ok(())
             })

@@ -14,7 +14,7 @@ use super::{load, output};
 use crate::engine::{DEFAULT_CONTEXT, scratch_bytes};
 use crate::gguf::File;
 use crate::kernels::Kv;
-use crate::model::{Model, Op, Spec, arch};
+use crate::model::{Model, Spec, arch};
 use crate::quant::{Layout, Type};
 use crate::tokenizer::Message;
 use crate::{Error, Result};
@@ -201,10 +201,6 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
 fn weights(model: &Model) -> u64 {
     let matrices = model.plan.matrices().into_iter();
     let matrices = matrices.filter_map(|m| Layout::new(m.ty, m.rows, m.cols)).map(|l| l.bytes as u64);
-    let vectors = model.plan.ops.iter().map(|op| match op {
-        Op::Norm { weight } => weight.len,
-        Op::Attend { bias: Some(bias), .. } => bias.iter().map(|b| b.len).sum(),
-        _ => 0,
-    });
+    let vectors = model.plan.vectors().map(|v| v.len);
     matrices.sum::<u64>() + vectors.map(|n| (n * Type::F32.block_bytes()) as u64).sum::<u64>()
 }

@@ -312,9 +312,34 @@ fn of_each_kind(golden: &Golden, n: usize) -> Vec<&Greedy> {
     chosen.into_iter().map(|(_, case)| case).collect()
 }
 
+/// What can be said without golden outputs: after a question a GPU gives the CPU's logits.
+fn against_cpu(name: &str, path: &Path, way: &Way) {
+    if way.device == DeviceChoice::Cpu {
+        return;
+    }
+    let mut cpu = Talk::open(path, &options(DeviceChoice::Cpu, None));
+    let mut talk = Talk::open(path, &options(way.device.clone(), way.math));
+    let question = talk.prompt(&[user("What is the capital of France?")]);
+    let (want, got) = (cpu.last_row(&question), talk.last_row(&question));
+    let mut best: Vec<usize> = (0..want.len()).collect();
+    best.sort_by(|a, b| want[*b].total_cmp(&want[*a]));
+    let mut errors = Errors::default();
+    for id in &best[..20] {
+        errors.add(got[*id].into(), want[*id].into());
+    }
+    assert!(errors.worst < way.logits, "{name}, {}: {errors}", way.name);
+    common::note(&format!(
+        "{name}, {}: 20 logits after {} tokens: {errors} from the CPU's",
+        way.name,
+        question.len()
+    ));
+}
+
 fn numbers(name: &str, way: &Way) {
     let Some(path) = fetched(name) else { return };
-    let Some(golden) = golden(name, way.name) else { return };
+    let Some(golden) = golden(name, way.name) else {
+        return against_cpu(name, &path, way);
+    };
     let start = Instant::now();
     let mut talk = Talk::open(&path, &options(way.device.clone(), way.math));
     let opened = start.elapsed();

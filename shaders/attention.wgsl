@@ -156,8 +156,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         } else
 #endif
         {
+          // Four loads at a time: a lane that waits for each in turn waits for the memory D4 times.
           let at = cache_index(0u, kv_head, key, 0u);
-          for (var i = 0u; i < D4; i++) { s += dot(q[j * D4 + i], loaded(cache[at + i])); }
+          let from_q = j * D4;
+          var i = 0u;
+          for (; i + 4u <= D4; i += 4u) {
+            let a = cache[at + i]; let b = cache[at + i + 1u]; let c = cache[at + i + 2u]; let d = cache[at + i + 3u];
+            s += dot(q[from_q + i], loaded(a)) + dot(q[from_q + i + 1u], loaded(b))
+               + dot(q[from_q + i + 2u], loaded(c)) + dot(q[from_q + i + 3u], loaded(d));
+          }
+          for (; i < D4; i++) { s += dot(q[from_q + i], loaded(cache[at + i])); }
         }
       }
       scores[p] = s;
@@ -169,22 +177,31 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     softmax_tile(lid);
 #endif
     workgroupBarrier();
-    let tile = min(KEYS, end - k0);
+    // Keys beyond the end have weight 0: whatever is read in their place does not count, but it
+    // is read within the cache. The new key's value is not read back from there.
+    let stop = end - k0;
     for (var o = 0u; o < OWN; o++) {
       let slot = lid + o * THREADS;
       if slot < SLOTS {
         let j = slot / D4;
         let i = slot % D4;
         var a = acc[o] * shrink[j];
-        let at = cache_index(1u, kv_head, k0, i);
-        for (var k = 0u; k < tile; k++) {
+        for (var k = 0u; k < stop && k < KEYS; k += 4u) {
+          var v: array<${KV}, 4>;
+          for (var n = 0u; n < 4u; n++) { v[n] = cache[cache_index(1u, kv_head, min(k0 + k + n, CONTEXT - 1u), i)]; }
+          for (var n = 0u; n < 4u; n++) {
+            let key = k0 + k + n;
 #if DECODE
-          if k0 + k == position {
-            a += scores[j * KEYS + k] * v_new[i];
-          } else
+            let weight = select(0.0, scores[j * KEYS + k + n], key < position);
+#else
+            let weight = select(0.0, scores[j * KEYS + k + n], key < end);
 #endif
-          { a += scores[j * KEYS + k] * loaded(cache[at + k * D4]); }
+            a += weight * loaded(v[n]);
+          }
         }
+#if DECODE
+        if position >= k0 && position < end && position - k0 < KEYS { a += scores[j * KEYS + position - k0] * v_new[i]; }
+#endif
         acc[o] = a;
       }
     }

@@ -100,6 +100,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   for (var g = lid % LANES; g < GROUPS; g += LANES) { square += xm[(token + lid / LANES) * GROUPS + g].z; }
 #endif
   let tile = wg.x;
+  // This lane's token in the batch and in the output.
+  let to = wg.y * T + (lid >> 4u);
+  let live = lid < 16u * T && to < args.tokens;
+  let mine = wg.y * T + lid;
+#if RESIDUAL
+  // What the epilogue reads is asked for now, not when it is needed.
+  var old = 0.0;
+  if live { old = x[to * STRIDE + out_tile * 16u + row]; }
+  var norms: array<vec4<f32>, 4>;
+  if lid < T { norms = array<vec4<f32>, 4>(norm[out_tile * 4u], norm[out_tile * 4u + 1u], norm[out_tile * 4u + 2u], norm[out_tile * 4u + 3u]); }
+#endif
   var acc: array<f32, T>;
 #if GATED
   var up: array<f32, T>;
@@ -155,9 +166,6 @@ ${LOOP2}
 #endif
   if lid < 16u * T { final_rows[lid] = v / (1.0 + exp(-v)) * u; }
 #endif
-  // This lane's token in the batch and in the output.
-  let to = wg.y * T + (lid >> 4u);
-  let live = lid < 16u * T && to < args.tokens;
 #if RAW
   if live { out[to * STRIDE + out_tile * 16u + row] = v; }
 #endif
@@ -184,7 +192,7 @@ ${LOOP2}
 #if RESIDUAL
   if live {
     let i = to * STRIDE + out_tile * 16u + row;
-    var sum = x[i] + v;
+    var sum = old + v;
 #if BIAS
     sum += norm[(STRIDE + out_tile * 16u + row) / 4u][row & 3u];
 #endif
@@ -192,7 +200,6 @@ ${LOOP2}
     final_rows[lid] = sum;
   }
   workgroupBarrier();
-  let mine = wg.y * T + lid;
   if lid < T && mine < args.tokens {
     var a: array<vec4<f32>, 4>;
     var s = 0.0;
@@ -200,14 +207,13 @@ ${LOOP2}
       let f = lid * 16u + i * 4u;
       let r = vec4<f32>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
       s += dot(r, r);
-      a[i] = r * norm[out_tile * 4u + i];
+      a[i] = r * norms[i];
     }
     emit(mine * (STRIDE / 16u) + out_tile, a, s);
   }
 #endif
 #if GATED
   workgroupBarrier();
-  let mine = wg.y * T + lid;
   if lid < T && mine < args.tokens {
     var a: array<vec4<f32>, 4>;
     for (var i = 0u; i < 4u; i++) {

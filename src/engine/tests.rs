@@ -179,7 +179,7 @@ fn bound(gpu: &Gpu, rounded: bool) -> f64 {
         (Math::Int8, _) => 4e-3,
         (Math::F16, true) if rounded => 2e-4,
         (Math::F16, true) => 1e-5,
-        (Math::F16, false) => 6e-4,
+        (Math::F16, false) => 1.2e-3,
     }
 }
 
@@ -295,7 +295,7 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
             &format!("{what}: squares"),
             &squares,
             &acts.records.iter().map(|r| r.squares).collect::<Vec<_>>(),
-            1e-4,
+            bound(gpu, false).max(1e-4),
         );
         let sums: Vec<f32> = records.iter().map(|r| r[1]).collect();
         close(&format!("{what}: sums"), &sums, &acts.records.iter().map(|r| r.sum).collect::<Vec<_>>(), 2e-3);
@@ -407,7 +407,8 @@ fn embeddings() {
 }
 
 fn attention_bound(gpu: &Gpu) -> f64 {
-    if gpu.form.kv == Kv::F16 && !gpu.software { 6e-4 } else { bound(gpu, true).max(2e-5) }
+    let cache = if gpu.form.kv == Kv::F16 && !gpu.software { 6e-4 } else { 2e-5 };
+    bound(gpu, true).max(cache)
 }
 
 /// Attention of `tokens` new tokens after `past` ones.

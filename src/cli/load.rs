@@ -97,7 +97,5 @@ fn announce(info: &Info, quiet: bool) {
         "{}{driver}, math {}, kv {}, context {}",
         info.device, info.math, info.kv, info.context
     ));
-    for note in &info.notes {
-        output::say(&format!("note: {note}"));
-    }
+    output::notes(&info.notes);
 }

@@ -265,6 +265,7 @@ fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool) 
     if !args.raw && !prompter.has_template() {
         output::say("note: the file has no chat template: the text is continued as it is");
     }
+    output::notes(prompter.tokenizer.notes());
     if drawn {
         output::say(&format!("seed {}", settings.sampling.seed));
     }

@@ -70,6 +70,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             (ids, None)
         }
     };
+    output::notes(tokenizer.notes());
     if args.json {
         let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();
         return output::json(&Report { ids: &ids, pieces, text });

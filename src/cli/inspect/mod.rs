@@ -52,6 +52,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     problems: Vec<String>,
+    notes: Vec<String>,
     supported: bool,
 }
 
@@ -84,13 +85,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Err(_) => arch::spec(&file).ok(),
     };
     let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx).map_err(|e| e.context(&name))?;
-    let mut problems = problems(&file, model);
+    let mut findings = findings(&file, model);
     let sha256 = args.check.then(|| {
         let (hash, found) = check::check(&file);
-        problems.extend(found);
+        findings.problems.extend(found);
         hash
     });
-    let report = report(&file, memory, sha256, problems, args.json);
+    let report = report(&file, memory, sha256, findings, args.json);
     if args.json { output::json(&report) } else { human::print(&file, &name, &report, args.tensors) }
 }
 
@@ -98,7 +99,7 @@ fn report(
     file: &File,
     memory: Memory,
     sha256: Option<String>,
-    problems: Vec<String>,
+    Findings { problems, notes }: Findings,
     with_values: bool,
 ) -> Report {
     let (mut parameters, mut bytes, mut types) = (0u64, 0u64, BTreeMap::new());
@@ -134,12 +135,21 @@ fn report(
         sha256,
         supported: problems.is_empty(),
         problems,
+        notes,
     }
 }
 
-/// All that keeps this program from running the model, each in a line.
-fn problems(file: &File, model: Result<Model>) -> Vec<String> {
-    let mut problems = Vec::new();
+/// What is found in a file, each in a line.
+#[derive(Default)]
+struct Findings {
+    /// All that keeps this program from running the model.
+    problems: Vec<String>,
+    /// What does not, and should be known.
+    notes: Vec<String>,
+}
+
+fn findings(file: &File, model: Result<Model>) -> Findings {
+    let Findings { mut problems, mut notes } = Findings::default();
     let text = match model {
         Ok(model) => Prompter::new(file, false).and_then(|text| {
             load::vocabulary(&text.tokenizer, &model)?;
@@ -162,6 +172,7 @@ fn problems(file: &File, model: Result<Model>) -> Vec<String> {
     match text {
         Err(e) => problems.push(e.to_string()),
         Ok(text) => {
+            notes.extend_from_slice(text.tokenizer.notes());
             // A template that fails on the simplest conversation fails on all of them.
             let hello = Message { role: "user".to_owned(), content: "Hello".to_owned() };
             if let Err(e) = text.text(&[hello]) {
@@ -169,7 +180,7 @@ fn problems(file: &File, model: Result<Model>) -> Vec<String> {
             }
         }
     }
-    problems
+    Findings { problems, notes }
 }
 
 fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<usize>) -> Result<Memory> {

@@ -78,8 +78,9 @@ struct Memory {
 pub(super) fn run(args: &Args) -> Result<()> {
     let file = args.model.open()?;
     let name = args.model.name();
-    let model =
-        File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())).and_then(Model::from_file);
+    let model = load::whole(&file)
+        .and_then(|()| File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())))
+        .and_then(Model::from_file);
     let spec = match &model {
         Ok(model) => Some(model.plan.spec.clone()),
         Err(_) => arch::spec(&file).ok(),

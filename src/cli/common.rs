@@ -1,7 +1,9 @@
 //! What commands share: the model's file, the engine's flags, texts and ids.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -66,13 +68,13 @@ pub(super) struct Compute {
     #[arg(long, value_name = "TYPE", value_parser = kv())]
     kv: Option<Kv>,
     /// Tokens that the context holds; by default the model's own number, at most 8192
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
     ctx: Option<usize>,
     /// Memory of the device to use at most, in GiB
-    #[arg(long, value_name = "GIB", value_parser = gib)]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = gib)]
     memory: Option<u64>,
     /// Threads of the CPU engine; by default one per core
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
     threads: Option<usize>,
 }
 
@@ -117,12 +119,20 @@ fn kv() -> impl TypedValueParser<Value = Kv> {
     PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Kv::F16 } else { Kv::F32 })
 }
 
+/// A whole number that is not negative.
+pub(super) fn count<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    if text.starts_with('-') {
+        return Err("must be at least 0".to_owned());
+    }
+    text.parse().map_err(|e: T::Err| e.to_string())
+}
+
 /// A count that is not 0.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
+    match count(text) {
         Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(e) => Err(e.to_string()),
+        Err(_) if text.starts_with('-') => Err("must be at least 1".to_owned()),
+        other => other,
     }
 }
 
@@ -151,7 +161,7 @@ pub(super) fn ids(text: &str) -> Result<Vec<u32>> {
 /// # Errors
 /// [`Error::File`] for what cannot be read or is no UTF-8.
 pub(super) fn text(flag: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
-    let utf8 = |bytes, place: &dyn std::fmt::Display| {
+    let utf8 = |bytes, place: &dyn Display| {
         String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             Error::File(format!("{place}: is no text (byte {at} is no UTF-8)"))

@@ -15,7 +15,7 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Token ids, as 1,2,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_negative_numbers = true)]
     ids: String,
     /// The logits after every id, not only after the last
     #[arg(long)]

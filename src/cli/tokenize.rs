@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "decode")]
     file: Option<PathBuf>,
     /// Print the text of ids, as 1,2,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_negative_numbers = true)]
     decode: Option<String>,
     /// Add no tokens at the text's beginning and end
     #[arg(long, conflicts_with = "decode")]

@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long)]
     check: bool,
     /// Plan the memory for a context of N tokens; by default the model's own, at most 8192
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
     ctx: Option<usize>,
     /// Print one JSON object
     #[arg(long)]

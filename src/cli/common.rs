@@ -74,7 +74,7 @@ pub(super) struct Compute {
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = gib)]
     memory: Option<u64>,
     /// Threads of the CPU engine; by default one per core
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
 }
 
@@ -134,6 +134,17 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Err(_) if text.starts_with('-') => Err("must be at least 1".to_owned()),
         other => other,
     }
+}
+
+/// Threads, no more than a machine can start and use.
+fn threads(text: &str) -> Result<usize, String> {
+    let threads = at_least_one(text)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = cores.saturating_mul(4).max(64);
+    if threads > most {
+        return Err(format!("must be at most {most} on {cores} core(s)"));
+    }
+    Ok(threads)
 }
 
 /// GiB as bytes.

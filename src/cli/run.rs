@@ -123,7 +123,7 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 fn penalty(text: &str) -> Result<f32, String> {
-    number(text, |v| v.is_finite() && v > 0.0, "a number above 0")
+    number(text, |v| (0.01..=100.0).contains(&v), "a number from 0.01 to 100")
 }
 
 fn not_empty(text: &str) -> Result<String, String> {

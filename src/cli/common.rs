@@ -159,12 +159,23 @@ fn gib(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Ids as `1,2,3` or `1 2 3`.
-pub(super) fn ids(text: &str) -> Result<Vec<u32>> {
-    text.split([',', ' ', '\t', '\n', '\r'])
-        .filter(|part| !part.is_empty())
-        .map(|part| part.parse().map_err(|_| Error::Usage(format!("{part:?} is no token id"))))
-        .collect()
+/// A flag's ids as `1,2,3` or `1 2 3`.
+///
+/// # Errors
+/// [`Error::Usage`] for what is no id, and for a comma without one on each side.
+pub(super) fn ids(flag: &str, text: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for part in text.split(',') {
+        let before = ids.len();
+        for word in part.split_ascii_whitespace() {
+            let id = word.parse().map_err(|_| Error::Usage(format!("{flag}: {word:?} is no token id")))?;
+            ids.push(id);
+        }
+        if ids.len() == before && text.contains(',') {
+            return Err(Error::Usage(format!("{flag}: a comma has no token id beside it")));
+        }
+    }
+    Ok(ids)
 }
 
 /// The text of a flag, of a file, or of stdin; `None` where stdin is a terminal.
@@ -207,10 +218,11 @@ mod tests {
 
     #[test]
     fn ids_come_with_commas_or_spaces() {
-        assert_eq!(ids("1,2, 3\n4").unwrap(), [1, 2, 3, 4]);
-        assert!(ids("").unwrap().is_empty());
-        for bad in ["1,x", "-1", "4294967296"] {
-            assert!(ids(bad).is_err(), "{bad}");
+        assert_eq!(ids("--ids", " 1,2, 3\n4 ").unwrap(), [1, 2, 3, 4]);
+        assert!(ids("--ids", "").unwrap().is_empty());
+        for bad in ["1,x", "-1", "4294967296", "1,,2", "1, ,2", ",1", "1,", ","] {
+            let e = ids("--ids", bad).expect_err(bad).to_string();
+            assert!(e.starts_with("--ids: "), "{bad}: {e}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::common::{Compute, ModelArg, at_least_one};
+use super::common::{Compute, ModelArg, at_least_one, count};
 use super::stats::{per, rate};
 use super::{interrupt, load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
@@ -25,16 +25,20 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with = "path")]
     synthetic: Option<String>,
     /// Tokens to generate in a run
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 128, allow_negative_numbers = true,
+          value_parser = at_least_one)]
     tokens: usize,
     /// Tokens of the prompt to read in a run
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 512, allow_negative_numbers = true,
+          value_parser = at_least_one)]
     prompt_tokens: usize,
     /// Tokens that stand in the context before
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = count::<usize>)]
     depth: usize,
     /// Measured runs of each kind
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true,
+          value_parser = at_least_one)]
     repeat: usize,
     /// Print one JSON object
     #[arg(long)]

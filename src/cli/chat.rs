@@ -89,8 +89,11 @@ fn turn(
         return Ok(Some(ids.len()));
     }
     interrupt::reset();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print)?;
-    output::print("\n")?;
+    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print);
+    // Whatever ended it, its line ends: the terminal may have put a ^C there.
+    let ended = output::print("\n");
+    let answer = answer?;
+    ended?;
     *pressed = answer.interrupted();
     interrupt::reset();
     if !session.settings.quiet {

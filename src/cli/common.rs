@@ -1,7 +1,9 @@
 //! What commands share: the model's file, the engine's flags, texts and ids.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -66,13 +68,13 @@ pub(super) struct Compute {
     #[arg(long, value_name = "TYPE", value_parser = kv())]
     kv: Option<Kv>,
     /// Tokens that the context holds; by default the model's own number, at most 8192
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
     ctx: Option<usize>,
     /// Memory of the device to use at most, in GiB
-    #[arg(long, value_name = "GIB", value_parser = gib)]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = gib)]
     memory: Option<u64>,
     /// Threads of the CPU engine; by default one per core
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
 }
 
@@ -117,13 +119,32 @@ fn kv() -> impl TypedValueParser<Value = Kv> {
     PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Kv::F16 } else { Kv::F32 })
 }
 
+/// A whole number that is not negative.
+pub(super) fn count<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    if text.starts_with('-') {
+        return Err("must be at least 0".to_owned());
+    }
+    text.parse().map_err(|e: T::Err| e.to_string())
+}
+
 /// A count that is not 0.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
+    match count(text) {
         Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(n) => Ok(n),
-        Err(e) => Err(e.to_string()),
+        Err(_) if text.starts_with('-') => Err("must be at least 1".to_owned()),
+        other => other,
     }
+}
+
+/// Threads, no more than a machine can start and use.
+fn threads(text: &str) -> Result<usize, String> {
+    let threads = at_least_one(text)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = cores.saturating_mul(4).max(64);
+    if threads > most {
+        return Err(format!("must be at most {most} on {cores} core(s)"));
+    }
+    Ok(threads)
 }
 
 /// GiB as bytes.
@@ -138,12 +159,23 @@ fn gib(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Ids as `1,2,3` or `1 2 3`.
-pub(super) fn ids(text: &str) -> Result<Vec<u32>> {
-    text.split([',', ' ', '\t', '\n', '\r'])
-        .filter(|part| !part.is_empty())
-        .map(|part| part.parse().map_err(|_| Error::Usage(format!("{part:?} is no token id"))))
-        .collect()
+/// A flag's ids as `1,2,3` or `1 2 3`.
+///
+/// # Errors
+/// [`Error::Usage`] for what is no id, and for a comma without one on each side.
+pub(super) fn ids(flag: &str, text: &str) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for part in text.split(',') {
+        let before = ids.len();
+        for word in part.split_ascii_whitespace() {
+            let id = word.parse().map_err(|_| Error::Usage(format!("{flag}: {word:?} is no token id")))?;
+            ids.push(id);
+        }
+        if ids.len() == before && text.contains(',') {
+            return Err(Error::Usage(format!("{flag}: a comma has no token id beside it")));
+        }
+    }
+    Ok(ids)
 }
 
 /// The text of a flag, of a file, or of stdin; `None` where stdin is a terminal.
@@ -151,7 +183,7 @@ pub(super) fn ids(text: &str) -> Result<Vec<u32>> {
 /// # Errors
 /// [`Error::File`] for what cannot be read or is no UTF-8.
 pub(super) fn text(flag: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
-    let utf8 = |bytes, place: &dyn std::fmt::Display| {
+    let utf8 = |bytes, place: &dyn Display| {
         String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
             Error::File(format!("{place}: is no text (byte {at} is no UTF-8)"))
@@ -186,10 +218,11 @@ mod tests {
 
     #[test]
     fn ids_come_with_commas_or_spaces() {
-        assert_eq!(ids("1,2, 3\n4").unwrap(), [1, 2, 3, 4]);
-        assert!(ids("").unwrap().is_empty());
-        for bad in ["1,x", "-1", "4294967296"] {
-            assert!(ids(bad).is_err(), "{bad}");
+        assert_eq!(ids("--ids", " 1,2, 3\n4 ").unwrap(), [1, 2, 3, 4]);
+        assert!(ids("--ids", "").unwrap().is_empty());
+        for bad in ["1,x", "-1", "4294967296", "1,,2", "1, ,2", ",1", "1,", ","] {
+            let e = ids("--ids", bad).expect_err(bad).to_string();
+            assert!(e.starts_with("--ids: "), "{bad}: {e}");
         }
     }
 

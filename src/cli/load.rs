@@ -19,7 +19,21 @@ use crate::{Error, Result};
 /// What is wrong with the file, which is named.
 pub(super) fn model(arg: &ModelArg) -> Result<Arc<Model>> {
     let file = arg.open()?;
-    Model::from_file(file).map(Arc::new).map_err(|e| e.context(arg.name()))
+    whole(&file).and_then(|()| Model::from_file(file)).map(Arc::new).map_err(|e| e.context(arg.name()))
+}
+
+/// Refuses a file that holds a part of a model.
+///
+/// # Errors
+/// [`Error::Unsupported`] with the number of parts.
+pub(super) fn whole(file: &File) -> Result<()> {
+    let key = "split.count";
+    match file.get(key).and_then(|parts| parts.as_u64()) {
+        Some(parts @ 2..) => Err(Error::Unsupported(format!(
+            "{key} is {parts}: the file is a part of a split model, which is not supported yet"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The file of a model that has one.
@@ -97,7 +111,5 @@ fn announce(info: &Info, quiet: bool) {
         "{}{driver}, math {}, kv {}, context {}",
         info.device, info.math, info.kv, info.context
     ));
-    for note in &info.notes {
-        output::say(&format!("note: {note}"));
-    }
+    output::notes(&info.notes);
 }

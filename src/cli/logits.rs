@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Token ids, as 1,2,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     ids: String,
     /// The logits after every id, not only after the last
     #[arg(long)]
@@ -33,7 +33,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let ids = common::ids(&args.ids)?;
+    let ids = common::ids("--ids", &args.ids)?;
     if ids.is_empty() {
         return Err(Error::Usage("--ids: there is none".to_owned()));
     }
@@ -51,8 +51,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let context = options.context.unwrap_or(spec.context);
     if ids.len() > context {
+        let way_out = if context < spec.context { ", or raise --ctx" } else { "" };
         return Err(Error::Request(format!(
-            "--ids has {} tokens, the context holds {context}: give fewer",
+            "--ids has {} tokens, the context holds {context}: give fewer{way_out}",
             ids.len()
         )));
     }

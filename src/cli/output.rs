@@ -42,6 +42,13 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", escape(line));
 }
 
+/// Writes notes to stderr, each as a line.
+pub(super) fn notes(notes: &[String]) {
+    for note in notes {
+        say(&format!("note: {note}"));
+    }
+}
+
 /// Writes a text of this program's own to stderr.
 pub(super) fn say_text(text: &str) {
     let _ = write!(io::stderr(), "{text}");

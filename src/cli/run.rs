@@ -32,7 +32,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The most tokens to generate; by default what the context holds
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true,
+          value_parser = common::count::<usize>)]
     tokens: Option<usize>,
     /// Continue the prompt as it is: no chat template
     #[arg(long, conflicts_with = "system")]
@@ -64,7 +65,8 @@ struct SamplingArgs {
           allow_negative_numbers = true, value_parser = penalty)]
     repeat_penalty: f32,
     /// Choose among the K best tokens; 0: among all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k,
+          allow_negative_numbers = true, value_parser = common::count::<u32>)]
     top_k: u32,
     /// Choose among the best tokens whose probabilities sum to P
     #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p,
@@ -79,7 +81,7 @@ struct SamplingArgs {
           allow_negative_numbers = true, value_parser = temperature)]
     temperature: f32,
     /// The seed of the random choices; by default a random one, which is printed
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = common::count::<u64>)]
     seed: Option<u64>,
 }
 
@@ -121,7 +123,7 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 fn penalty(text: &str) -> Result<f32, String> {
-    number(text, |v| v.is_finite() && v > 0.0, "a number above 0")
+    number(text, |v| (0.01..=100.0).contains(&v), "a number from 0.01 to 100")
 }
 
 fn not_empty(text: &str) -> Result<String, String> {
@@ -265,6 +267,7 @@ fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool) 
     if !args.raw && !prompter.has_template() {
         output::say("note: the file has no chat template: the text is continued as it is");
     }
+    output::notes(prompter.tokenizer.notes());
     if drawn {
         output::say(&format!("seed {}", settings.sampling.seed));
     }

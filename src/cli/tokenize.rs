@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "decode")]
     file: Option<PathBuf>,
     /// Print the text of ids, as 1,2,3
-    #[arg(long, value_name = "IDS")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     decode: Option<String>,
     /// Add no tokens at the text's beginning and end
     #[arg(long, conflicts_with = "decode")]
@@ -44,7 +44,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let given = args.decode.as_deref().map(common::ids).transpose()?;
+    let given = args.decode.as_deref().map(|ids| common::ids("--decode", ids)).transpose()?;
     let name = args.model.name();
     let tokenizer = Tokenizer::from_file(&args.model.open()?).map_err(|e| e.context(&name))?;
     let (ids, text) = match given {
@@ -70,6 +70,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             (ids, None)
         }
     };
+    output::notes(tokenizer.notes());
     if args.json {
         let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();
         return output::json(&Report { ids: &ids, pieces, text });

@@ -54,6 +54,7 @@ pub struct Tokenizer {
     scheme: Scheme,
     add_bos: bool,
     add_eos: bool,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
@@ -87,14 +88,14 @@ impl Tokenizer {
             None => text(file, "tokenizer.ggml.pre")?,
         };
         // Older files of byte-level BPE have none.
-        let pre = pre.unwrap_or_else(|| {
-            if model == Model::Bpe {
-                tracing::warn!(
-                    "tokenizer.ggml.pre is missing: the default rules may give ids that are slightly wrong"
-                );
-            }
-            "default"
-        });
+        let mut notes = Vec::new();
+        if pre.is_none() && model == Model::Bpe {
+            notes.push(
+                "tokenizer.ggml.pre is missing: the default rules may give ids that are slightly wrong"
+                    .to_owned(),
+            );
+        }
+        let pre = pre.unwrap_or("default");
         let (vocab, texts) = Vocab::read(file, model)?;
         let (scheme, bos_by_default) = match model {
             Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
@@ -115,7 +116,13 @@ impl Tokenizer {
             add_bos: flag(file, "tokenizer.ggml.add_bos_token")?.unwrap_or(bos_by_default),
             add_eos: flag(file, "tokenizer.ggml.add_eos_token")?.unwrap_or(false),
             vocab,
+            notes,
         })
+    }
+
+    /// What a user should know of this tokenizer, each in a line: that it may be wrong, say.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The ids of a text, and nothing added.

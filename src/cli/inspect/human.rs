@@ -78,5 +78,11 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
             let _ = writeln!(out, "  {}", output::escape(problem));
         }
     }
+    if !report.notes.is_empty() {
+        let _ = writeln!(out, "\nnotes");
+        for note in &report.notes {
+            let _ = writeln!(out, "  {}", output::escape(note));
+        }
+    }
     output::print(&out)
 }

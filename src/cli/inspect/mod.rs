@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long)]
     check: bool,
     /// Plan the memory for a context of N tokens; by default the model's own, at most 8192
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
     ctx: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
@@ -52,6 +52,7 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
     problems: Vec<String>,
+    notes: Vec<String>,
     supported: bool,
 }
 
@@ -77,20 +78,21 @@ struct Memory {
 pub(super) fn run(args: &Args) -> Result<()> {
     let file = args.model.open()?;
     let name = args.model.name();
-    let model =
-        File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())).and_then(Model::from_file);
+    let model = load::whole(&file)
+        .and_then(|()| File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())))
+        .and_then(Model::from_file);
     let spec = match &model {
         Ok(model) => Some(model.plan.spec.clone()),
         Err(_) => arch::spec(&file).ok(),
     };
     let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx).map_err(|e| e.context(&name))?;
-    let mut problems = problems(&file, model);
+    let mut findings = findings(&file, model);
     let sha256 = args.check.then(|| {
         let (hash, found) = check::check(&file);
-        problems.extend(found);
+        findings.problems.extend(found);
         hash
     });
-    let report = report(&file, memory, sha256, problems, args.json);
+    let report = report(&file, memory, sha256, findings, args.json);
     if args.json { output::json(&report) } else { human::print(&file, &name, &report, args.tensors) }
 }
 
@@ -98,7 +100,7 @@ fn report(
     file: &File,
     memory: Memory,
     sha256: Option<String>,
-    problems: Vec<String>,
+    Findings { problems, notes }: Findings,
     with_values: bool,
 ) -> Report {
     let (mut parameters, mut bytes, mut types) = (0u64, 0u64, BTreeMap::new());
@@ -134,12 +136,21 @@ fn report(
         sha256,
         supported: problems.is_empty(),
         problems,
+        notes,
     }
 }
 
-/// All that keeps this program from running the model, each in a line.
-fn problems(file: &File, model: Result<Model>) -> Vec<String> {
-    let mut problems = Vec::new();
+/// What is found in a file, each in a line.
+#[derive(Default)]
+struct Findings {
+    /// All that keeps this program from running the model.
+    problems: Vec<String>,
+    /// What does not, and should be known.
+    notes: Vec<String>,
+}
+
+fn findings(file: &File, model: Result<Model>) -> Findings {
+    let Findings { mut problems, mut notes } = Findings::default();
     let text = match model {
         Ok(model) => Prompter::new(file, false).and_then(|text| {
             load::vocabulary(&text.tokenizer, &model)?;
@@ -162,6 +173,7 @@ fn problems(file: &File, model: Result<Model>) -> Vec<String> {
     match text {
         Err(e) => problems.push(e.to_string()),
         Ok(text) => {
+            notes.extend_from_slice(text.tokenizer.notes());
             // A template that fails on the simplest conversation fails on all of them.
             let hello = Message { role: "user".to_owned(), content: "Hello".to_owned() };
             if let Err(e) = text.text(&[hello]) {
@@ -169,7 +181,7 @@ fn problems(file: &File, model: Result<Model>) -> Vec<String> {
             }
         }
     }
-    problems
+    Findings { problems, notes }
 }
 
 fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<usize>) -> Result<Memory> {

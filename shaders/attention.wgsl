@@ -29,6 +29,7 @@ var<immediate> args: Args;
 
 const THREADS: u32 = 128u;
 const KEYS: u32 = 32u;       // keys of a tile
+const AHEAD: u32 = ${AHEAD}u;     // values that are asked for at once; divides KEYS
 const HB: u32 = ${HB}u;      // query heads of a workgroup
 const GROUP: u32 = HEADS / KV_HEADS;
 const BLOCKS: u32 = (GROUP + HB - 1u) / HB; // workgroups that share a key/value head
@@ -156,14 +157,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         } else
 #endif
         {
-          // Four loads at a time: a lane that waits for each in turn waits for the memory D4 times.
+          // Eight loads at a time: a lane that waits for each in turn waits for the memory D4 times.
           let at = cache_index(0u, kv_head, key, 0u);
           let from_q = j * D4;
           var i = 0u;
-          for (; i + 4u <= D4; i += 4u) {
-            let a = cache[at + i]; let b = cache[at + i + 1u]; let c = cache[at + i + 2u]; let d = cache[at + i + 3u];
-            s += dot(q[from_q + i], loaded(a)) + dot(q[from_q + i + 1u], loaded(b))
-               + dot(q[from_q + i + 2u], loaded(c)) + dot(q[from_q + i + 3u], loaded(d));
+          for (; i + 8u <= D4; i += 8u) {
+            var v: array<${KV}, 8>;
+            for (var n = 0u; n < 8u; n++) { v[n] = cache[at + i + n]; }
+            for (var n = 0u; n < 8u; n++) { s += dot(q[from_q + i + n], loaded(v[n])); }
           }
           for (; i < D4; i++) { s += dot(q[from_q + i], loaded(cache[at + i])); }
         }
@@ -186,10 +187,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         let j = slot / D4;
         let i = slot % D4;
         var a = acc[o] * shrink[j];
-        for (var k = 0u; k < stop && k < KEYS; k += 4u) {
-          var v: array<${KV}, 4>;
-          for (var n = 0u; n < 4u; n++) { v[n] = cache[cache_index(1u, kv_head, min(k0 + k + n, CONTEXT - 1u), i)]; }
-          for (var n = 0u; n < 4u; n++) {
+        for (var k = 0u; k < stop && k < KEYS; k += AHEAD) {
+          var v: array<${KV}, AHEAD>;
+          for (var n = 0u; n < AHEAD; n++) { v[n] = cache[cache_index(1u, kv_head, min(k0 + k + n, CONTEXT - 1u), i)]; }
+          for (var n = 0u; n < AHEAD; n++) {
             let key = k0 + k + n;
 #if DECODE
             let weight = select(0.0, scores[j * KEYS + k + n], key < position);

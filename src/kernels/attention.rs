@@ -103,6 +103,8 @@ impl Attention {
             .set_f32("SCALE", self.scale)
             .set("KV", if form.kv == Kv::F16 { "vec2<u32>" } else { "vec4<f32>" })
             .set("COHERENT", if form.inline_merge { "@coherent" } else { "" })
+            // As many as registers hold without cost.
+            .set("AHEAD", if form.kv == Kv::F16 { 16 } else { 4 })
             .flag("KV_F16", form.kv == Kv::F16)
             .flag("BIAS", self.bias)
             .flag("NEIGHBOURS", self.pairing == Pairing::Neighbours)

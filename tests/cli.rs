@@ -257,6 +257,8 @@ fn every_command_says_what_is_wrong_with_a_file() {
             &["inspect", file][..],
             &["inspect", "--check", "--json", file],
             &["run", file, "--prompt", "x"],
+            // An empty stdin is no reason to speak of the prompt.
+            &["run", file],
             &["run", file, "--prompt", "x", "--device", "cpu", "--json"],
             &["tokenize", file, "--text", "x"],
             &["logits", file, "--ids", "1", "--out", "x.safetensors"],

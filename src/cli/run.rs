@@ -150,9 +150,10 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let (sampling, drawn) = args.sampling.resolve();
     let settings =
         Settings { sampling, tokens: args.tokens, stops: std::mem::take(&mut args.stop), quiet: args.quiet };
-    let prompt = prompt(&mut args)?;
     interrupt::install()?;
+    // Before the prompt: nobody should type or pipe one to a file that is not there.
     let model = load::model(&args.model)?;
+    let prompt = prompt(&mut args)?;
     let name = args.model.name();
     let options = args.compute.options();
     let system = args.system.as_deref();

@@ -9,17 +9,18 @@ use infer::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
 
+mod common;
+
 /// The folder of test data beside the repository, if it is there; what is skipped is said.
 fn shared(what: &str) -> Option<PathBuf> {
-    let root = match std::env::var_os("INFER_SHARED") {
-        Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+    let Some(path) = common::shared().map(|root| root.join(what)) else {
+        common::note(&format!("SKIPPED: {what}: INFER_SHARED is not set"));
+        return None;
     };
-    let path = root.join(what);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not there", path.display());
+    common::note(&format!("SKIPPED: {} is not there", path.display()));
     None
 }
 
@@ -102,7 +103,7 @@ fn templates_of_real_models_render() {
         let golden = json(&dir.join(format!("{name}.json")));
         let path = models.join(golden["model"]["file"].as_str().expect("a file name"));
         if !path.exists() {
-            eprintln!("skipped: {} is not there", path.display());
+            common::note(&format!("SKIPPED: {} is not there", path.display()));
             continue;
         }
         let file = File::open(&path).expect("a model");

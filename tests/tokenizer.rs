@@ -10,17 +10,18 @@ use infer::tokenizer::{Special, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
 
+mod common;
+
 /// The folder of test data beside the repository, if it is there; what is skipped is said.
 fn shared(what: &str) -> Option<PathBuf> {
-    let root = match std::env::var_os("INFER_SHARED") {
-        Some(dir) => PathBuf::from(dir),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+    let Some(path) = common::shared().map(|root| root.join(what)) else {
+        common::note(&format!("SKIPPED: {what}: INFER_SHARED is not set"));
+        return None;
     };
-    let path = root.join(what);
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not there", path.display());
+    common::note(&format!("SKIPPED: {} is not there", path.display()));
     None
 }
 
@@ -113,7 +114,7 @@ fn model(file: &str) -> Option<File> {
     };
     let path = dir.join(file);
     if !path.exists() {
-        eprintln!("skipped: {} is not there", path.display());
+        common::note(&format!("SKIPPED: {} is not there", path.display()));
         return None;
     }
     Some(File::open(&path).expect("a model"))

@@ -104,7 +104,46 @@ pub(super) fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
     })
 }
 
-/// The dispatches of the output matrix.
+/// The dispatches of a product: one for each slice of its matrices.
+fn products(
+    gpu: &Gpu,
+    slices: &Slices<'_>,
+    shape: &Product,
+    tokens: usize,
+    input: &Acts,
+    out: &[Range<'_>],
+    kind: impl Fn(Gemv) -> Kind,
+) -> Result<Vec<Dispatch>> {
+    let Slices { store, place } = *slices;
+    let mut made = Vec::new();
+    for slice in store.slices(place) {
+        let kernel = Gemv {
+            parts: slice.parts.clone(),
+            epilogue: shape.epilogue.clone(),
+            first_tile: slice.first_tile,
+            stride: shape.stride,
+            norm: shape.norm,
+            bias: shape.bias,
+            tokens,
+            threads: Tuning::of(gpu).threads(&slice.parts, tokens),
+        };
+        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
+        let w = store.range(slice);
+        let input = [w, w, (&input.numbers).into(), (&input.records).into()];
+        let group = gpu.bind(&pipeline, &[&input, out].concat());
+        made.push(Dispatch { pipeline, group, kind: kind(kernel) });
+    }
+    Ok(made)
+}
+
+/// A stage's matrices in the store.
+#[derive(Clone, Copy)]
+struct Slices<'a> {
+    store: &'a Store,
+    place: usize,
+}
+
+/// The dispatches of the output matrix: of the last token, or of a batch.
 pub(super) fn logits(
     gpu: &Gpu,
     store: &Store,
@@ -114,30 +153,15 @@ pub(super) fn logits(
     tokens: usize,
     (normed, out, best): (&Acts, &wgpu::Buffer, &wgpu::Buffer),
 ) -> Result<Vec<Dispatch>> {
-    let mut made = Vec::new();
-    for slice in store.slices(place) {
-        let kernel = Gemv {
-            parts: slice.parts.clone(),
-            epilogue: Epilogue::Logits { vocab: weight.rows },
-            first_tile: slice.first_tile,
-            stride: weight.rows,
-            norm: Some((spec.width, spec.norm_eps)),
-            bias: false,
-            tokens,
-            threads: Tuning::of(gpu).threads(&slice.parts, tokens),
-        };
-        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
-        let w = store.range(slice);
-        let mut ranges: Vec<Range<'_>> =
-            vec![w, w, (&normed.numbers).into(), (&normed.records).into(), out.into()];
-        if tokens == 1 {
-            ranges.push(best.into());
-        }
-        let group = gpu.bind(&pipeline, &ranges);
-        let kind = if tokens == 1 { Kind::LastLogits(kernel) } else { Kind::Gemv(kernel) };
-        made.push(Dispatch { pipeline, group, kind });
+    let epilogue = Epilogue::Logits { vocab: weight.rows };
+    let norm = Some((spec.width, spec.norm_eps));
+    let shape = Product { epilogue, stride: weight.rows, norm, bias: false };
+    let slices = Slices { store, place };
+    let out = [Range::from(out), best.into()];
+    match tokens {
+        1 => products(gpu, &slices, &shape, 1, normed, &out, Kind::LastLogits),
+        _ => products(gpu, &slices, &shape, tokens, normed, &out[..1], Kind::Gemv),
     }
-    Ok(made)
 }
 
 impl Builder<'_> {
@@ -187,24 +211,23 @@ impl Builder<'_> {
             Stage::Qkv { .. } => {
                 let out = [Range::from(&self.raw)];
                 let shape = Product { epilogue: Epilogue::Raw, stride: raw_rows(spec)[3], norm, bias: false };
-                self.gemv(place, shape, tokens, &normed, &out)
+                self.gemv(place, shape, tokens, &self.normed, &out)
             }
             Stage::Gated { .. } => {
                 let mut out = vec![Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
                 out.extend(vector.map(Range::from));
                 let bias = vector.is_some();
                 let shape = Product { epilogue: Epilogue::Gated, stride: padded(spec.ffn), norm, bias };
-                self.gemv(place, shape, tokens, &normed, &out)
+                self.gemv(place, shape, tokens, &self.normed, &out)
             }
             Stage::Residual { hidden, bias, .. } => {
-                let from = if *hidden { &self.hidden } else { &self.attended };
-                let input = [Range::from(&from.numbers), (&from.records).into()];
+                let input = if *hidden { &self.hidden } else { &self.attended };
                 let mut out = vec![Range::from(&self.x)];
                 out.extend(normed);
                 out.extend(vector.map(Range::from));
                 let bias = bias.is_some();
                 let shape = Product { epilogue: Epilogue::Residual, stride: stream(spec), norm: None, bias };
-                self.gemv(place, shape, tokens, &input, &out)
+                self.gemv(place, shape, tokens, input, &out)
             }
             Stage::Attention { layer, .. } => self.attention(*layer, vector, tokens == 1),
             Stage::Logits { .. } => Ok(vec![]),
@@ -216,28 +239,11 @@ impl Builder<'_> {
         place: usize,
         shape: Product,
         tokens: usize,
-        input: &[Range<'_>],
+        input: &Acts,
         out: &[Range<'_>],
     ) -> Result<Vec<Dispatch>> {
-        let mut made = Vec::new();
-        for slice in self.store.slices(place) {
-            let kernel = Gemv {
-                parts: slice.parts.clone(),
-                epilogue: shape.epilogue.clone(),
-                first_tile: slice.first_tile,
-                stride: shape.stride,
-                norm: shape.norm,
-                bias: shape.bias,
-                tokens,
-                threads: Tuning::of(self.gpu).threads(&slice.parts, tokens),
-            };
-            let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
-            let w = self.store.range(slice);
-            let ranges: Vec<Range<'_>> = [&[w, w], input, out].concat();
-            let group = self.gpu.bind(&pipeline, &ranges);
-            made.push(Dispatch { pipeline, group, kind: Kind::Gemv(kernel) });
-        }
-        Ok(made)
+        let slices = Slices { store: self.store, place };
+        products(self.gpu, &slices, &shape, tokens, input, out, Kind::Gemv)
     }
 
     pub(super) fn attention(

@@ -14,7 +14,7 @@ use crate::kernels::select::FAILED;
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, Math, embed, padded};
 use crate::model::{Matrix, Model, rope};
-use crate::quant::{Layout, dequantize};
+use crate::quant::dequantize;
 use crate::{Error, Result};
 
 /// Tokens that are computed together: a row is decoded once for all of them.
@@ -31,6 +31,7 @@ pub struct CpuEngine {
     kv: Kv,
     attention: Attention,
     turns: Vec<[f32; 2]>,
+    /// Per stage: what it adds to its rows.
     biases: Vec<Option<Vec<f32>>>,
     norms: Vec<Vec<f32>>,
     caches: Vec<Cache>,
@@ -73,16 +74,18 @@ impl CpuEngine {
         let (context, note) = need.context(spec, options, options.memory)?;
         notes.extend(note);
         let stages = lower(plan)?;
-        let mut biases = vec![None; spec.layers];
+        let mut biases = Vec::new();
         let mut norms = Vec::new();
         for stage in &stages {
-            match stage {
-                Stage::Attention { layer, bias } => biases[*layer] = raw_bias(spec, &model.weights, bias),
-                Stage::Embed { norm, .. } | Stage::Residual { norm, .. } => {
-                    norms.push(model.weights.floats(norm))
-                }
-                _ => {}
+            if let Stage::Embed { norm, .. } | Stage::Residual { norm, .. } = stage {
+                norms.push(model.weights.floats(norm));
             }
+            biases.push(match stage {
+                Stage::Attention { bias, .. } => raw_bias(spec, &model.weights, bias),
+                Stage::Gated { bias, .. } => gated_bias(spec, &model.weights, bias),
+                Stage::Residual { bias, .. } => bias.as_ref().map(|b| model.weights.floats(b)),
+                _ => None,
+            });
         }
         let attention = attention(spec, false, context, true, 1);
         let kv_bytes = (2 * spec.layers * context * spec.kv_heads * spec.head_dim * 4) as u64;
@@ -136,10 +139,10 @@ impl CpuEngine {
         let mut hidden: Vec<Activations> = Vec::new();
         let mut logits = Vec::new();
         let mut norm = 0;
-        for stage in &self.stages {
+        for (stage, bias) in self.stages.iter().zip(&self.biases) {
             match stage {
                 Stage::Embed { table, .. } => {
-                    let layout = layout(table)?;
+                    let layout = table.layout(table.rows)?;
                     for (id, x) in ids.iter().zip(&mut x) {
                         let row = weights.rows(table, *id as usize..*id as usize + 1);
                         let (stream, activations) = embed::twin(Math::F32, &layout, &row, &self.norms[norm]);
@@ -161,10 +164,15 @@ impl CpuEngine {
                     }
                 }
                 Stage::Attention { layer, .. } => {
-                    let bias = self.biases[*layer].as_deref();
                     for (t, raw) in raw.iter_mut().enumerate() {
                         let turns = &self.turns[(position + t) * turns_len..(position + t + 1) * turns_len];
-                        self.attention.twin_prologue(self.kv, raw, bias, turns, &mut self.caches[*layer]);
+                        self.attention.twin_prologue(
+                            self.kv,
+                            raw,
+                            bias.as_deref(),
+                            turns,
+                            &mut self.caches[*layer],
+                        );
                     }
                     let cache = &self.caches[*layer];
                     attended = self.pool.install(|| {
@@ -174,8 +182,7 @@ impl CpuEngine {
                             .collect()
                     });
                 }
-                Stage::Residual { weight, hidden: from_hidden, bias, .. } => {
-                    let bias = bias.as_ref().map(|b| weights.floats(b));
+                Stage::Residual { weight, hidden: from_hidden, .. } => {
                     let input = if *from_hidden { &hidden } else { &attended };
                     let products = self.products(weight, input);
                     for (t, x) in x.iter_mut().enumerate() {
@@ -187,8 +194,7 @@ impl CpuEngine {
                     }
                     norm += 1;
                 }
-                Stage::Gated { matrices, bias } => {
-                    let bias = gated_bias(spec, weights, bias);
+                Stage::Gated { matrices, .. } => {
                     let bias = |i: usize| bias.as_ref().map_or(0.0, |b| b[i]);
                     let up_at = padded(spec.ffn);
                     let factors = self.factors(&normed);
@@ -292,12 +298,6 @@ enum Wanted {
     None,
     Last,
     All,
-}
-
-fn layout(matrix: &Matrix) -> Result<Layout> {
-    Layout::new(matrix.ty, matrix.rows, matrix.cols).ok_or_else(|| {
-        Error::Unsupported(format!("tensor {}: type {} is not supported", matrix.name, matrix.ty))
-    })
 }
 
 impl Engine for CpuEngine {

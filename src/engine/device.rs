@@ -181,7 +181,9 @@ pub(super) struct Gpu {
     pub(super) driver: String,
     pub(super) limits: wgpu::Limits,
     pub(super) memory: Option<u64>,
-    /// The most bytes of weights in a binding.
+    /// The most bytes of a binding.
+    pub(super) binding: u64,
+    /// The most bytes of weights in one.
     pub(super) weight_binding: u64,
     /// Shaders run on the host's processor.
     pub(super) software: bool,
@@ -243,9 +245,10 @@ impl Gpu {
             }
         });
         let limits = device.limits();
-        let weight_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Ok(Gpu {
-            weight_binding: forms.max_binding.unwrap_or(u64::MAX).min(weight_binding),
+            binding,
+            weight_binding: forms.max_binding.unwrap_or(u64::MAX).min(binding),
             limits,
             device,
             queue,

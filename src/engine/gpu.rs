@@ -309,9 +309,8 @@ impl Engine for GpuEngine {
         self.end();
         super::check_context(ids.len(), self.info.context)?;
         let row_bytes = 4 * self.model.plan.spec.vocab as u64;
-        let binding = self.gpu.limits.max_storage_buffer_binding_size.min(self.gpu.limits.max_buffer_size);
         // Tokens whose logits are one binding.
-        let batch = if all { ((binding / row_bytes) as usize).clamp(1, BATCH) } else { 1 };
+        let batch = if all { ((self.gpu.binding / row_bytes) as usize).clamp(1, BATCH) } else { 1 };
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let mut landing = self.gpu.buffer("logits", batch as u64 * row_bytes, usage)?;
         let mut give = |words: Vec<u32>| -> Result<()> {

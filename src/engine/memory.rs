@@ -72,8 +72,7 @@ pub(super) fn context(
     let (context, note) = need.context(spec, options, options.memory.or(gpu.memory))?;
     let mut notes: Vec<String> = note.into_iter().collect();
     // A layer's keys and values are one binding.
-    let binding = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size);
-    let fit = (binding / per_layer.max(1)) as usize;
+    let fit = (gpu.binding / per_layer.max(1)) as usize;
     if fit >= context {
         return Ok((context, notes));
     }
@@ -82,12 +81,12 @@ pub(super) fn context(
             "a context of {context} tokens needs {} for a layer's keys and values, the device binds {} at most: \
              try --ctx {fit}",
             shown(per_layer * context as u64),
-            shown(binding)
+            shown(gpu.binding)
         )));
     }
     notes.push(format!(
         "context lowered from {context} to {fit} tokens: the device binds {} at most",
-        shown(binding)
+        shown(gpu.binding)
     ));
     Ok((fit, notes))
 }

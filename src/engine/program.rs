@@ -136,9 +136,8 @@ impl Programs {
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
         // What a batch's splits leave behind is one binding.
-        let binding = gpu.limits.max_storage_buffer_binding_size.min(gpu.limits.max_buffer_size) as usize;
         let one = 4 * BATCH * attention(spec, false, context, true, 1).part_len();
-        let max_splits = (binding / one).clamp(1, MAX_SPLITS);
+        let max_splits = (gpu.binding as usize / one).clamp(1, MAX_SPLITS);
         let shape = attention(spec, false, context, true, max_splits);
         let tuning = Tuning::of(gpu);
         let vectors = program

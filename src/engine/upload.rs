@@ -10,7 +10,7 @@ use super::device::{self, Gpu};
 use crate::kernels::gemv::Part;
 use crate::kernels::pack;
 use crate::model::{Matrix, Weights};
-use crate::quant::{Layout, TILE};
+use crate::quant::TILE;
 use crate::{Error, Result};
 
 /// Bytes of a staged piece, unless one tile of rows is larger.
@@ -55,12 +55,6 @@ pub(super) struct Store {
     stages: Vec<Vec<Slice>>,
 }
 
-fn layout(matrix: &Matrix, rows: usize) -> Result<Layout> {
-    Layout::new(matrix.ty, rows, matrix.cols).ok_or_else(|| {
-        Error::Unsupported(format!("tensor {}: type {} is not supported", matrix.name, matrix.ty))
-    })
-}
-
 impl Store {
     /// Plans a place for a stage's matrices, split by rows where `limit` (bytes of a binding)
     /// asks for it. Gives the number by which [`Store::slices`] knows them.
@@ -102,7 +96,7 @@ impl Store {
             let mut parts = Vec::new();
             let mut at = 0;
             for (matrix, rows) in &from {
-                let layout = layout(matrix, rows.len())?;
+                let layout = matrix.layout(rows.len())?;
                 parts.push(Part { offset: at, layout });
                 at += parts[parts.len() - 1].layout.bytes;
             }
@@ -218,5 +212,5 @@ impl Store {
 }
 
 fn slice_bytes(from: &[(Matrix, Range<usize>)]) -> Result<u64> {
-    from.iter().map(|(m, rows)| layout(m, rows.len()).map(|l| l.bytes as u64)).sum()
+    from.iter().map(|(m, rows)| m.layout(rows.len()).map(|l| l.bytes as u64)).sum()
 }

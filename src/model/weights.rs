@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::synthetic::Synthetic;
 use crate::gguf::File;
-use crate::quant::{Type, dequantize};
+use crate::quant::{Layout, Type, dequantize};
 use crate::{Error, Result};
 
 /// A matrix of the model: `rows` outputs from `cols` inputs.
@@ -22,6 +22,16 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// How `rows` of its rows lie on the GPU.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a type without kernels.
+    pub fn layout(&self, rows: usize) -> Result<Layout> {
+        Layout::new(self.ty, rows, self.cols).ok_or_else(|| {
+            Error::Unsupported(format!("tensor {}: type {} is not supported", self.name, self.ty))
+        })
+    }
+
     /// Bytes of a row in the file.
     pub fn row_bytes(&self) -> usize {
         self.cols / self.ty.block_elements() * self.ty.block_bytes()

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::account::Account;
 use super::common::{Compute, ModelArg, at_least_one, count};
 use super::stats::{per, rate};
 use super::{interrupt, load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
+use crate::engine::profile::Limits;
 use crate::engine::{Counters, Engine, Info};
 use crate::kernels::sample::Sampling;
 use crate::model::{Model, Op};
@@ -40,6 +42,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true,
           value_parser = at_least_one)]
     repeat: usize,
+    /// Show where the time of a token goes, kernel by kernel
+    #[arg(long)]
+    profile: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -54,26 +59,20 @@ struct Report {
     driver: String,
     model: String,
     math: String,
-    limits: Limits,
+    limits: Option<Limits>,
     results: Vec<Measured>,
-}
-
-/// What the device can do at most; nothing of it is measured yet.
-#[derive(Default, Serialize)]
-struct Limits {
-    read_gb_per_s: Option<f64>,
-    matrix_tflops: Option<f64>,
-    dispatch_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Account>,
 }
 
 #[derive(Serialize)]
-struct Measured {
+pub(super) struct Measured {
     kind: &'static str,
     prompt_tokens: usize,
     tokens: usize,
     depth: usize,
     runs_tokens_per_s: Vec<f64>,
-    median_tokens_per_s: f64,
+    pub(super) median_tokens_per_s: f64,
     spread_percent: f64,
     bytes_per_token: Option<u64>,
     gb_per_s: Option<f64>,
@@ -81,7 +80,7 @@ struct Measured {
     submits_per_token: Option<f64>,
     dispatches_per_token: Option<f64>,
     readback_bytes_per_token: Option<f64>,
-    cpu_encode_us_per_token: Option<f64>,
+    pub(super) cpu_encode_us_per_token: Option<f64>,
 }
 
 /// Tokens of the short prompt before decoding.
@@ -115,9 +114,19 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let decode = bench.measure(args.repeat, SHORT, args.tokens + 1)?;
     let prefill = bench.measure(args.repeat, args.prompt_tokens, 1)?;
+    let limits = bench.engine.limits()?;
+    let profile = match args.profile {
+        true => bench.engine.profile(args.depth + SHORT + args.tokens / 2)?,
+        false => None,
+    };
+    if args.profile && profile.is_none() {
+        eprintln!("this device has no clock for single kernels: no profile");
+    }
     let info = bench.engine.info();
+    let decode = decoding(&model, info, args, &decode, limits);
+    let profile = profile.zip(limits).map(|(p, l)| Account::new(p, &l, &decode));
     let results = vec![
-        decoding(&model, info, args, &decode),
+        decode,
         Measured {
             prompt_tokens: args.prompt_tokens,
             ..measured("prefill", args, &prefill, |o| rate(o.prompt_tokens, o.prefill))
@@ -128,8 +137,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         driver: info.driver.clone(),
         model: name,
         math: info.math.to_string(),
-        limits: Limits::default(),
+        limits,
         results,
+        profile,
     };
     if args.json { output::json(&report) } else { print(&report) }
 }
@@ -208,7 +218,7 @@ fn measured(kind: &'static str, args: &Args, runs: &[Outcome], speed: impl Fn(&O
 }
 
 #[allow(clippy::cast_precision_loss, reason = "rates")]
-fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome]) -> Measured {
+fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome], limits: Option<Limits>) -> Measured {
     let m = measured("decode", args, runs, |o| rate(o.decode_tokens, o.decode));
     let mut sum = Counters::default();
     for run in runs {
@@ -222,10 +232,12 @@ fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome]) -> Measur
     let positions = (args.depth + SHORT + args.tokens / 2) as u64;
     let bytes = (info.weight_bytes - embedding(model).min(info.weight_bytes))
         + info.kv_bytes.checked_div(info.context as u64).unwrap_or(0) * positions;
+    let gb_per_s = bytes as f64 * m.median_tokens_per_s / 1e9;
     Measured {
         tokens: args.tokens,
         bytes_per_token: Some(bytes),
-        gb_per_s: Some(bytes as f64 * m.median_tokens_per_s / 1e9),
+        gb_per_s: Some(gb_per_s),
+        percent_of_limit: limits.map(|l| 100.0 * gb_per_s / l.read_gb_per_s),
         submits_per_token: Some(per(sum.submits, sum.steps)),
         dispatches_per_token: Some(per(sum.dispatches, sum.steps)),
         readback_bytes_per_token: Some(per(sum.readback_bytes, sum.steps)),
@@ -248,7 +260,10 @@ fn print(report: &Report) -> Result<()> {
     let mut out = format!("{}\n", output::escape(&report.model));
     for r in &report.results {
         let count = if r.kind == "decode" { r.tokens } else { r.prompt_tokens };
-        let rate = r.gb_per_s.map_or_else(String::new, |g| format!(", {g:.1} GB/s"));
+        let mut rate = r.gb_per_s.map_or_else(String::new, |g| format!(", {g:.1} GB/s"));
+        if let (Some(percent), Some(limits)) = (r.percent_of_limit, report.limits) {
+            rate += &format!(" = {percent:.1} % of the device's {:.0}", limits.read_gb_per_s);
+        }
         out += &format!(
             "{:8} {:>10.1} tokens/s, spread {:.1} %, {} runs of {count} tokens at depth {}{rate}\n",
             r.kind,
@@ -257,6 +272,9 @@ fn print(report: &Report) -> Result<()> {
             r.runs_tokens_per_s.len(),
             r.depth
         );
+    }
+    if let Some(account) = &report.profile {
+        out += &account.table();
     }
     output::print(&out)
 }

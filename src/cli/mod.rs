@@ -3,6 +3,7 @@
 //! stdout carries a command's result and nothing else; everything that is said about it goes to
 //! stderr. An error is one line, and its kind is the exit code.
 
+mod account;
 mod bench;
 mod chat;
 mod common;

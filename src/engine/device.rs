@@ -188,6 +188,8 @@ pub(super) struct Gpu {
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
+    /// The device can say when a dispatch has ended.
+    pub(super) clock: bool,
     checked: bool,
     pipelines: RefCell<HashMap<Shader, Arc<Pipeline>>>,
     /// The first error that no scope caught, or the reason of the device's loss.
@@ -218,6 +220,8 @@ impl Gpu {
         features.set(Features::SHADER_F16, native_f16);
         features.set(Features::SUBGROUP, subgroups);
         features.set(Features::MEMORY_DECORATION_COHERENT, inline_merge);
+        let clock = has.contains(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+        features.set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, clock);
         let descriptor = wgpu::DeviceDescriptor {
             label: None,
             required_features: features,
@@ -258,6 +262,7 @@ impl Gpu {
             name: info.name,
             form: Form { math, kv, subgroups, native_f16, inline_merge },
             checked: forms.checked,
+            clock,
             pipelines: RefCell::default(),
             failure,
         })

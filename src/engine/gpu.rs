@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::device::Gpu;
+use super::profile::{self, Limits, Profile};
 use super::program::{Program, Programs, Step};
 use super::upload::Store;
 use super::{Counters, Engine, Info, Options, Progress};
@@ -339,5 +340,14 @@ impl Engine for GpuEngine {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn limits(&mut self) -> Result<Option<Limits>> {
+        profile::limits(&self.gpu).map(Some)
+    }
+
+    fn profile(&mut self, position: usize) -> Result<Option<Profile>> {
+        self.end();
+        profile::profile(&self.gpu, &self.programs, position)
     }
 }

@@ -9,6 +9,7 @@ pub mod device;
 pub mod generate;
 pub mod gpu;
 mod memory;
+pub mod profile;
 mod program;
 pub mod stage;
 #[cfg(test)]
@@ -192,6 +193,23 @@ pub trait Engine {
 
     /// What generating has cost.
     fn counters(&self) -> Counters;
+
+    /// What the device can do at most, measured now; `None` where there is no GPU.
+    ///
+    /// # Errors
+    /// The device's.
+    fn limits(&mut self) -> Result<Option<profile::Limits>> {
+        Ok(None)
+    }
+
+    /// Where the time of a greedy step at a position goes, kernel by kernel; `None` where the
+    /// device has no clock for it. All positions before it have been computed.
+    ///
+    /// # Errors
+    /// The device's.
+    fn profile(&mut self, _position: usize) -> Result<Option<profile::Profile>> {
+        Ok(None)
+    }
 }
 
 /// Opens the engine that the options ask for and loads the model's weights. `progress` counts

@@ -12,7 +12,7 @@ use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{self, Gemv};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
-use crate::kernels::{embed, groups, padded};
+use crate::kernels::{Kv, embed, groups, padded};
 use crate::model::{Matrix, Model, Plan, Spec, rope};
 use crate::quant::TILE;
 
@@ -51,6 +51,30 @@ pub(super) struct Dispatch {
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) group: wgpu::BindGroup,
     pub(super) kind: Kind,
+}
+
+impl Dispatch {
+    /// What a profile calls it: the kernel and its shape.
+    pub(super) fn label(&self) -> String {
+        match &self.kind {
+            Kind::Embed(_) => "embed".to_owned(),
+            Kind::Gemv(k) | Kind::LastLogits(k) => k.label(),
+            Kind::KvWrite(_) => "kv_write".to_owned(),
+            Kind::Attention(_) => "attention".to_owned(),
+            Kind::Merge(_) => "attention_merge".to_owned(),
+            Kind::Select => "select".to_owned(),
+            Kind::Sample => "sample".to_owned(),
+        }
+    }
+
+    /// Bytes of weights, keys and values that a step of one token reads with it.
+    pub(super) fn bytes(&self, position: usize, kv: Kv) -> u64 {
+        match &self.kind {
+            Kind::Gemv(k) | Kind::LastLogits(k) => k.parts.iter().map(|p| p.layout.bytes as u64).sum(),
+            Kind::Attention(k) => (k.cache_bytes(kv) / k.context * (position + 1)) as u64,
+            _ => 0,
+        }
+    }
 }
 
 /// A plan lowered to stages whose matrices have places.
@@ -282,6 +306,11 @@ impl Programs {
         record(pass, &self.decode, step, sampling) + self.record_selection(pass, step, sampling)
     }
 
+    /// The dispatches of a greedy step of one token, in order.
+    pub(super) fn decode_dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.decode.iter().chain(&self.last_logits).chain([&self.select])
+    }
+
     /// Records the logits after a batch's tokens, all or the last; gives where they are.
     pub(super) fn record_logits(
         &self,
@@ -308,8 +337,16 @@ fn record(
     step: &Step,
     sampling: &Sampling,
 ) -> u64 {
-    let Step { tokens, position, draw } = *step;
     for d in dispatches {
+        d.record(pass, step, sampling);
+    }
+    dispatches.len() as u64
+}
+
+impl Dispatch {
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, sampling: &Sampling) {
+        let Step { tokens, position, draw } = *step;
+        let d = self;
         pass.set_pipeline(&d.pipeline.pipeline);
         pass.set_bind_group(0, &d.group, &[]);
         let mut set = |bytes: &[u8]| pass.set_immediates(0, bytes);
@@ -354,5 +391,4 @@ fn record(
         };
         pass.dispatch_workgroups(x, y, z);
     }
-    dispatches.len() as u64
 }

@@ -77,6 +77,21 @@ pub struct Args {
 }
 
 impl Gemv {
+    /// What it computes, for people: `gated 16384x2048 Q4_K`.
+    pub fn label(&self) -> String {
+        let what = match self.epilogue {
+            Epilogue::Raw => "qkv",
+            Epilogue::Residual => "residual",
+            Epilogue::Gated => "gated",
+            Epilogue::Logits { .. } => "logits",
+        };
+        let rows: usize = self.parts.iter().map(|p| p.layout.rows).sum();
+        let mut types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
+        types.dedup();
+        let types: Vec<&str> = types.into_iter().map(Type::name).collect();
+        format!("{what} {rows}x{} {}", self.cols(), types.join("+"))
+    }
+
     fn cols(&self) -> usize {
         self.parts[0].layout.cols
     }

@@ -9,6 +9,7 @@ pub mod attention;
 pub mod embed;
 pub mod gemv;
 pub mod pack;
+pub mod probe;
 pub mod sample;
 pub mod select;
 mod source;

@@ -27,6 +27,7 @@ shaders![
     "mac_numbers.wgsl",
     "merge.wgsl",
     "pack.wgsl",
+    "probe.wgsl",
     "product.wgsl",
     "sample.wgsl",
     "select.wgsl",
@@ -48,6 +49,11 @@ shaders![
 /// The type's name in shaders.
 pub(super) fn wgsl_name(ty: Type) -> String {
     ty.name().to_ascii_lowercase()
+}
+
+/// The text of a shader without conditions or names.
+pub(super) fn plain(name: &str) -> String {
+    file(name).unwrap_or_default().to_owned()
 }
 
 /// What a shader's text is made with.

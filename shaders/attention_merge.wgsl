@@ -1,5 +1,5 @@
 // Merges the splits of attention where workgroups of one dispatch cannot see each other's
-// writes. A workgroup has 256 elements of a token's output.
+// writes. A workgroup has MERGE elements of a token's output.
 struct Args {
   tokens: u32,
   position: u32,
@@ -7,19 +7,19 @@ struct Args {
 }
 var<immediate> args: Args;
 
-@group(0) @binding(0) var<storage, read> parts: array<f32>; // (tokens, heads, SPLITS, DP + 2)
+@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // see merge.wgsl
 @group(0) @binding(1) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(2) var<storage, read_write> om: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> om: array<vec2<f32>>;
 
 const D: u32 = ${D}u;
-const DP: u32 = ${DP}u;
+const DV: u32 = ${DV}u;
 const HEADS: u32 = ${HEADS}u;
 
 #include "merge.wgsl"
 #include "emit.wgsl"
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let first = wg.x * MERGE;
-  merge(wg.y, first, min(MERGE, HEADS * D - first), lid, 256u);
+  merge(wg.y, first, min(MERGE, HEADS * D - first), args.splits, lid, 64u);
 }

@@ -1,5 +1,5 @@
 // A token's row of the embedding: the residual stream, and the activations of the first norm's
-// consumers. One lane decodes one chunk of 32 elements.
+// consumers. Four lanes share a group of 16 elements, each decodes the step that the group is in.
 #include "types.wgsl"
 
 struct Args {
@@ -11,10 +11,11 @@ var<immediate> args: Args;
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;  // packed table
 @group(0) @binding(1) var<storage, read> wt: array<u32>;       // the same bytes
 @group(0) @binding(2) var<storage, read> ids: array<u32>;      // (context) token at each position
-@group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>; // (STRIDE / 4)
-@group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // (tokens, STRIDE / 4)
+@group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>; // (CHUNKS * 8)
+@group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // (tokens, CHUNKS * 8)
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(6) var<storage, read_write> om: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
+@group(0) @binding(7) var<storage, read_write> squares_out: array<f32>; // (tokens, ${OUT_SQUARES}) of a group
 
 const CHUNKS: u32 = ${CHUNKS}u;
 const M0 = Matrix(${M0});
@@ -22,39 +23,43 @@ const M0 = Matrix(${M0});
 ${BLOCKS}
 #include "emit.wgsl"
 
-fn group(token: u32, g: u32, v: array<vec4<f32>, 4>) {
-  var a = v;
-  var s = 0.0;
-  for (var i = 0u; i < 4u; i++) {
-    x[token * CHUNKS * 8u + g * 4u + i] = a[i];
-    s += dot(a[i], a[i]);
-    a[i] *= norm[g * 4u + i];
-  }
-  emit(token * CHUNKS * 2u + g, a, s);
+#if LEVELS
+fn elements(q: vec4<u32>, scale: f32, low: f32) -> array<vec4<f32>, 4> {
+  return array<vec4<f32>, 4>(
+    scale * (vec4<f32>(unpack4xI8(q.x)) - ${LEVEL_BIAS}) - low, scale * (vec4<f32>(unpack4xI8(q.y)) - ${LEVEL_BIAS}) - low,
+    scale * (vec4<f32>(unpack4xI8(q.z)) - ${LEVEL_BIAS}) - low, scale * (vec4<f32>(unpack4xI8(q.w)) - ${LEVEL_BIAS}) - low);
 }
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let chunk = id.x;
+  let i = id.x & 3u;
+  let half = (id.x >> 2u) & 1u;
+  let c = (id.x >> 3u) % ${STEP_CHUNKS}u;
+  let step = (id.x >> 3u) / ${STEP_CHUNKS}u;
   let token = id.y;
-  if chunk >= CHUNKS { return; }
+  if step >= CHUNKS / ${STEP_CHUNKS}u { return; }
   // An id that is no token (the mark of a failed selection) is read as the last one.
   let entry = min(ids[args.position + token], ${VOCAB}u - 1u);
   if entry < ${ROW0}u || entry >= ${ROW0}u + ${ROWS}u { return; } // another part of the table has it
   let r = entry - ${ROW0}u;
 #if LEVELS
-  let l = chunk_${TYPE0}(M0, r >> 4u, r & 15u, chunk);
-  var a: array<vec4<f32>, 4>;
-  var b: array<vec4<f32>, 4>;
-  for (var i = 0u; i < 4u; i++) {
-    a[i] = l.scale.x * vec4<f32>(unpack4xI8(l.q[i])) - l.min.x;
-    b[i] = l.scale.y * vec4<f32>(unpack4xI8(l.q[i + 4u])) - l.min.y;
-  }
-  group(token, l.groups.x, a);
-  group(token, l.groups.y, b);
+  var l = step_${TYPE0}(M0, r >> 4u, r & 15u, step / ${STEP_PARTS}u, step % ${STEP_PARTS}u);
+  let at = l[c].at;
+  var v: array<vec4<f32>, 4>;
+  if half == 0u { v = elements(l[c].a, l[c].scale.x, l[c].min.x); }
+  else { v = elements(l[c].b, l[c].scale.y, l[c].min.y); }
 #else
-  let v = numbers_${TYPE0}(M0, r >> 4u, r & 15u, chunk);
-  group(token, 2u * chunk, array<vec4<f32>, 4>(v[0], v[1], v[2], v[3]));
-  group(token, 2u * chunk + 1u, array<vec4<f32>, 4>(v[4], v[5], v[6], v[7]));
+  let at = step;
+  var n = numbers_${TYPE0}(M0, r >> 4u, r & 15u, step);
+  let v = array<vec4<f32>, 4>(n[4u * half], n[4u * half + 1u], n[4u * half + 2u], n[4u * half + 3u]);
 #endif
+  let g = 2u * at + half;
+  x[token * CHUNKS * 8u + g * 4u + i] = quarter(v, i);
+  if i == 0u {
+    squares_out[token * ${OUT_SQUARES}u + g] = dot(v[0], v[0]) + dot(v[1], v[1]) + dot(v[2], v[2]) + dot(v[3], v[3]);
+  }
+  let n4 = g * 4u;
+  emit(token * CHUNKS * 2u + g, i,
+       array<vec4<f32>, 4>(v[0] * norm[n4], v[1] * norm[n4 + 1u], v[2] * norm[n4 + 2u], v[3] * norm[n4 + 3u]));
 }

@@ -1,61 +1,58 @@
-// Writes a group of 16 activations ready-made for its consumers' arithmetic. See product.wgsl
-// for the record. In F16 the group's scale is the power of two above its largest magnitude, so
-// that numbers are exact apart from their rounding, below 1, and never overflow; as integers it is
-// the largest magnitude over the largest integer.
-fn emit(g: u32, v: array<vec4<f32>, 4>, squares: f32) {
-  var a = v;
+// Writes activations ready-made for their consumers' arithmetic: quarter i of group g, whose 16
+// values are v. Four lanes share a group, each finds its scale and sum for itself: that is faster
+// than to exchange them. See product.wgsl for the record. In F16 the group's scale is the power
+// of two above its largest magnitude, so that numbers are exact apart from their rounding, below
+// 1, and never overflow; as integers it is the largest magnitude over the largest integer.
+fn quarter(v: array<vec4<f32>, 4>, i: u32) -> vec4<f32> {
+  return select(select(v[0], v[1], i == 1u), select(v[2], v[3], i == 3u), i >= 2u);
+}
+fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
+  let ones = vec4<f32>(1.0);
 #if F32
-  var sum = 0.0;
-  for (var i = 0u; i < 4u; i++) { oq[4u * g + i] = a[i]; sum += dot(a[i], vec4<f32>(1.0)); }
-  om[g] = vec4<f32>(1.0, sum, squares, 0.0);
+  oq[4u * g + i] = quarter(v, i);
+  if i == 0u { om[g] = vec2<f32>(1.0, dot(v[0] + v[1] + v[2] + v[3], ones)); }
 #else
-  var top = max(max(abs(a[0]), abs(a[1])), max(abs(a[2]), abs(a[3])));
+  let top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   let largest = max(max(top.x, top.y), max(top.z, top.w));
-  var sum = 0.0;
 #if INTEGER
-  // Integers cannot be NaN: the scale must carry it on.
-  var bad = vec4<bool>(false);
-  for (var i = 0u; i < 4u; i++) { bad = bad | ((bitcast<vec4<u32>>(a[i]) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u)); }
   let inverse = select(0.0, ${STEPS} / largest, largest > 1e-30);
-  let scale = select(largest / ${STEPS}, bitcast<f32>(0x7fc00000u), any(bad));
+  let n = array<vec4<i32>, 4>(vec4<i32>(round(v[0] * inverse)), vec4<i32>(round(v[1] * inverse)),
+                              vec4<i32>(round(v[2] * inverse)), vec4<i32>(round(v[3] * inverse)));
+  let mine = vec4<i32>(round(quarter(v, i) * inverse));
 #if INT8
-  var q: vec4<u32>;
-  for (var i = 0u; i < 4u; i++) {
-    let n = vec4<i32>(round(a[i] * inverse));
-    q[i] = pack4xI8(n);
-    sum += f32(n.x + n.y + n.z + n.w);
-  }
-  oq[g] = q;
+  oq[g][i] = pack4xI8(mine);
 #else
-  var high: vec4<u32>;
-  var low: vec4<u32>;
-  for (var i = 0u; i < 4u; i++) {
-    let n = vec4<i32>(round(a[i] * inverse));
-    let h = (n + vec4<i32>(64)) >> vec4<u32>(7u);
-    high[i] = pack4xI8(h);
-    low[i] = pack4xI8(n - h * 128);
-    sum += f32(n.x + n.y + n.z + n.w);
-  }
-  oq[2u * g] = high;
-  oq[2u * g + 1u] = low;
+  let high = (mine + vec4<i32>(64)) >> vec4<u32>(7u);
+  oq[2u * g][i] = pack4xI8(high);
+  oq[2u * g + 1u][i] = pack4xI8(mine - high * 128);
 #endif
+  if i == 0u {
+    // Integers cannot be NaN: the scale must carry it on.
+    let ends = vec4<u32>(0x7f800000u);
+    let bad = ((bitcast<vec4<u32>>(v[0]) & ends) == ends) | ((bitcast<vec4<u32>>(v[1]) & ends) == ends)
+            | ((bitcast<vec4<u32>>(v[2]) & ends) == ends) | ((bitcast<vec4<u32>>(v[3]) & ends) == ends);
+    let scale = select(largest / ${STEPS}, bitcast<f32>(0x7fc00000u), any(bad));
+    let sums = n[0] + n[1] + n[2] + n[3];
+    om[g] = vec2<f32>(scale, f32(sums.x + sums.y + sums.z + sums.w) * scale);
+  }
 #else
   let e = clamp((bitcast<u32>(largest) >> 23u) + 1u, 1u, 253u);
   let scale = bitcast<f32>(e << 23u);
   let inverse = bitcast<f32>((254u - e) << 23u);
-  for (var i = 0u; i < 4u; i++) {
+  var a = v;
+  var sum = 0.0;
+  for (var k = 0u; k < 4u; k++) {
 #if F16
-    let q = vec4<f16>(a[i] * inverse);
-    oq[4u * g + i] = q;
-    sum += dot(vec4<f32>(q), vec4<f32>(1.0));
+    let q = vec4<f16>(a[k] * inverse);
+    sum += dot(vec4<f32>(q), ones);
 #else
-    let s = a[i] * inverse;
+    let s = a[k] * inverse;
     let q = vec2<u32>(pack2x16float(s.xy), pack2x16float(s.zw));
-    oq[4u * g + i] = q;
-    sum += dot(vec4<f32>(unpack2x16float(q.x), unpack2x16float(q.y)), vec4<f32>(1.0));
+    sum += dot(vec4<f32>(unpack2x16float(q.x), unpack2x16float(q.y)), ones);
 #endif
+    if k == i { oq[4u * g + i] = q; }
   }
+  if i == 0u { om[g] = vec2<f32>(scale, sum * scale); }
 #endif
-  om[g] = vec4<f32>(scale, sum * scale, squares, 0.0);
 #endif
 }

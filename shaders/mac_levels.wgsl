@@ -1,12 +1,29 @@
-// acc[t] += chunk of a row of type ${TYPE} times the activations of token t.
-fn mac_${TYPE}(m: Matrix, tile: u32, row: u32, chunk: u32, token: u32, acc: ptr<function, array<f32, T>>) {
-  let l = chunk_${TYPE}(m, tile, row, chunk);
-  let a = weights(l.q[0], l.q[1], l.q[2], l.q[3]);
-  let b = weights(l.q[4], l.q[5], l.q[6], l.q[7]);
-  for (var t = 0u; t < T; t++) {
-    let g = (token + t) * GROUPS + l.groups;
-    let x = xm[g.x]; let y = xm[g.y];
-    (*acc)[t] += (l.scale.x * x.x) * product(a, g.x) - l.min.x * x.y
-               + (l.scale.y * y.x) * product(b, g.y) - l.min.y * y.y;
-  }
+// A chunk of type ${TYPE}, ready for products.
+struct W_${TYPE} { a: Weights, b: Weights, scale: vec2<f32>, min: vec2<f32> }
+fn ready_${TYPE}(c: Chunk) -> W_${TYPE} {
+  return W_${TYPE}(weights(c.a, ${LEVEL_BIAS}), weights(c.b, ${LEVEL_BIAS}), c.scale, c.min);
+}
+fn product_${TYPE}(w: W_${TYPE}, x: X) -> f32 {
+  let d = dots(w.a, w.b, x);
+#if PAIRED
+  var v = x.m.x * d.x + x.m.z * d.y;
+#if BIASED
+  v -= ${LEVEL_BIAS} * (x.m.y + x.m.w);
+#endif
+  v *= w.scale.x;
+#if MINS
+  v -= w.min.x * (x.m.y + x.m.w);
+#endif
+  return v;
+#else
+  var v = x.m.xz * d;
+#if BIASED
+  v -= ${LEVEL_BIAS} * x.m.yw;
+#endif
+  v *= w.scale;
+#if MINS
+  v -= w.min * x.m.yw;
+#endif
+  return v.x + v.y;
+#endif
 }

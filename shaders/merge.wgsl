@@ -1,44 +1,83 @@
-// Merging the splits of attention. Includer: parts, and what emit.wgsl needs.
+// What the splits of attention leave behind, and merging it. Includer: parts, and what emit.wgsl
+// needs. parts: (tokens, heads, SPLITS, DV + 1) vec4s: the unscaled output, then (maximum, sum).
 const SPLITS: u32 = ${SPLITS}u;
-const MERGE: u32 = 256u; // elements merged at once, whole groups of 16
-#if MERGES
-var<workgroup> merged: array<f32, MERGE>;
-#endif
 
 fn part_at(token: u32, head: u32, split: u32) -> u32 {
-  return ((token * HEADS + head) * SPLITS + split) * (DP + 2u);
+  return ((token * HEADS + head) * SPLITS + split) * (DV + 1u);
 }
 
 #if MERGES
+const MERGE: u32 = ${MERGE}u;                   // elements merged at once, whole groups of 16
+const MERGED_HEADS: u32 = ${MERGED_HEADS}u;     // heads that they may belong to
+var<workgroup> merged: array<vec4<f32>, ${MERGED_VECTORS}>;
+var<workgroup> ends: array<vec2<f32>, ${MERGED_ENDS}>;    // (heads, SPLITS) maximum, sum
+var<workgroup> factors: array<f32, ${MERGED_ENDS}>;       // (heads, SPLITS)
+
 // Elements `first` to `first + count` of a token's attention output: merged, then written as
 // groups of activations. Called by a whole workgroup.
-fn merge(token: u32, first: u32, count: u32, lid: u32, threads: u32) {
-  for (var i = lid; i < MERGE; i += threads) {
-    var v = 0.0;
-    if i < count {
-      let head = (first + i) / D;
-      let d = (first + i) % D;
-      var top = -3.4e38;
-      for (var s = 0u; s < args.splits; s++) { top = max(top, parts[part_at(token, head, s) + DP]); }
+fn merge(token: u32, first: u32, count: u32, splits: u32, lid: u32, threads: u32) {
+  let head0 = first / D;
+  let heads = (first + count - 1u) / D - head0 + 1u;
+  for (var t = lid; t < heads * splits; t += threads) {
+    ends[t] = parts[part_at(token, head0 + t / splits, t % splits) + DV].xy;
+  }
+  workgroupBarrier();
+  for (var t = lid; t < heads * splits; t += threads) {
+    let h = t / splits * splits;
+    var top = ends[h].x;
+    for (var s = 1u; s < splits; s++) { top = max(top, ends[h + s].x); }
+    factors[t] = exp(ends[t].x - top);
+  }
+  workgroupBarrier();
+  for (var i = lid; i < MERGE / 4u; i += threads) {
+    var v = vec4<f32>(0.0);
+    if 4u * i < count {
+#if WHOLE_GROUPS
+      let head = (first + 4u * i) / D;
+      let d = (first + 4u * i) % D;
+      let h = (head - head0) * splits;
+      let at = part_at(token, head, 0u) + d / 4u;
       var sum = 0.0;
-      for (var s = 0u; s < args.splits; s++) {
-        let at = part_at(token, head, s);
-        let f = exp(parts[at + DP] - top);
-        v += parts[at + d] * f;
-        sum += parts[at + DP + 1u] * f;
+      for (var s = 0u; s < splits; s += 8u) {
+        var p: array<vec4<f32>, 8>;
+        for (var n = 0u; n < 8u; n++) { p[n] = parts[at + min(s + n, splits - 1u) * (DV + 1u)]; }
+        for (var n = 0u; n < 8u; n++) {
+          let f = select(0.0, factors[h + min(s + n, splits - 1u)], s + n < splits);
+          v += p[n] * f;
+          sum += ends[h + min(s + n, splits - 1u)].y * f;
+        }
       }
       v /= sum;
+#else
+      for (var k = 0u; k < 4u; k++) {
+        let e = first + 4u * i + k;
+        if e < first + count {
+          let head = e / D;
+          let d = e % D;
+          let h = (head - head0) * splits;
+          var sum = 0.0;
+          var a = 0.0;
+          for (var s = 0u; s < splits; s++) {
+            a += parts[part_at(token, head, s) + d / 4u][d & 3u] * factors[h + s];
+            sum += ends[h + s].y * factors[h + s];
+          }
+          v[k] = a / sum;
+        }
+      }
+#endif
     }
     merged[i] = v;
   }
   workgroupBarrier();
-  for (var g = lid; g < (count + 15u) / 16u; g += threads) {
-    var a: array<vec4<f32>, 4>;
-    for (var i = 0u; i < 4u; i++) {
-      let f = 16u * g + 4u * i;
-      a[i] = vec4<f32>(merged[f], merged[f + 1u], merged[f + 2u], merged[f + 3u]);
-    }
-    emit(token * ${OUT_GROUPS}u + first / 16u + g, a, 0.0);
+  emit_merged(token, first, count, lid, threads);
+}
+
+// Writes the groups of what stands in `merged`.
+fn emit_merged(token: u32, first: u32, count: u32, lid: u32, threads: u32) {
+  for (var t = lid; t < (count + 15u) / 16u * 4u; t += threads) {
+    let f = t / 4u * 4u;
+    emit(token * ${OUT_GROUPS}u + first / 16u + t / 4u, t % 4u,
+         array<vec4<f32>, 4>(merged[f], merged[f + 1u], merged[f + 2u], merged[f + 3u]));
   }
   workgroupBarrier();
 }

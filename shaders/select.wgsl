@@ -9,26 +9,32 @@ var<immediate> args: Args;
 @group(0) @binding(1) var<storage, read_write> ids: array<u32>;  // (context)
 
 const TILES: u32 = ${TILES}u;
+const THREADS: u32 = ${THREADS}u;
 const FAILED: u32 = 0xffffffffu;
-var<workgroup> values: array<f32, 256>;
-var<workgroup> rows: array<u32, 256>;
+var<workgroup> values: array<f32, THREADS>;
+var<workgroup> rows: array<u32, THREADS>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(${THREADS})
 fn main(@builtin(local_invocation_index) lid: u32) {
   var top = -3.4e38;
   var row = FAILED;
   var bad = false;
-  for (var i = lid; i < TILES; i += 256u) {
-    let b = best[i];
-    bad = bad || (b.x & 0x7f800000u) == 0x7f800000u;
-    let v = bitcast<f32>(b.x);
-    if v > top || (v == top && b.y < row) { top = v; row = b.y; }
+  // Eight at a time: a lane that waits for each in turn waits for the memory as often. The last
+  // ones may be asked for twice.
+  for (var i = lid; i < TILES; i += 8u * THREADS) {
+    var b: array<vec2<u32>, 8>;
+    for (var n = 0u; n < 8u; n++) { b[n] = best[min(i + n * THREADS, TILES - 1u)]; }
+    for (var n = 0u; n < 8u; n++) {
+      bad = bad || (b[n].x & 0x7f800000u) == 0x7f800000u;
+      let v = bitcast<f32>(b[n].x);
+      if v > top || (v == top && b[n].y < row) { top = v; row = b[n].y; }
+    }
   }
   // A failure outweighs every logit.
   values[lid] = select(top, 3.4e38, bad);
   rows[lid] = select(row, FAILED, bad);
   workgroupBarrier();
-  for (var half = 128u; half > 0u; half >>= 1u) {
+  for (var half = THREADS / 2u; half > 0u; half >>= 1u) {
     if lid < half {
       let v = values[lid + half];
       let r = rows[lid + half];

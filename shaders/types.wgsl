@@ -8,13 +8,15 @@ struct Matrix {
   blocks: u32, // packed blocks of a row
 }
 
-// 32 elements of a row: two groups of 16, which share their storage words.
-// Element i of group g is scale[g] * level - min[g]; levels are packed four to a word.
-struct Levels {
-  q: array<u32, 8>,   // words 0-3: group 0, words 4-7: group 1
+// 32 neighbouring elements of a row: two groups of 16. Element i of group g is
+// scale[g] * (level - BIAS) - min[g]; levels are signed bytes, four to a word. BIAS is the
+// type's (Type::levels).
+struct Chunk {
+  a: vec4<u32>,
+  b: vec4<u32>,
   scale: vec2<f32>,
   min: vec2<f32>,
-  groups: vec2<u32>,  // where the groups stand in the row
+  at: u32, // the chunk's number in the row
 }
 
 // The F16 of a plane of 2-byte units: row `row` of block `block`.
@@ -29,21 +31,21 @@ fn word_tail(first: u32, m: Matrix, tile: u32, row: u32, block: u32) -> u32 {
   return wt[first + (tile * m.blocks + block) * 16u + row];
 }
 
-// Four 4-bit, 5-bit or 6-bit numbers to signed bytes, minus half their range: the highest bit
-// is flipped, then copied upwards.
-fn minus_8(v: u32) -> u32 { let t = v ^ 0x08080808u; return t | ((t & 0x08080808u) * 30u); }
-fn minus_16(v: u32) -> u32 { let t = v ^ 0x10101010u; return t | ((t & 0x10101010u) * 14u); }
-fn minus_32(v: u32) -> u32 { let t = v ^ 0x20202020u; return t | ((t & 0x20202020u) * 6u); }
+fn low_nibbles(q: vec4<u32>) -> vec4<u32> { return q & vec4<u32>(0x0f0f0f0fu); }
+fn high_nibbles(q: vec4<u32>) -> vec4<u32> { return (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu); }
 
 // Bits 0-3 of b, each to bit 4 of its own byte.
 fn fifth_bits(b: u32) -> u32 { return (((b & 15u) * 0x00204081u) & 0x01010101u) << 4u; }
+// The same for the 16 bits of a group.
+fn fifth_bits_of_group(h: u32) -> vec4<u32> {
+  return vec4<u32>(fifth_bits(h), fifth_bits(h >> 4u), fifth_bits(h >> 8u), fifth_bits(h >> 12u));
+}
 
-// Scale and minimum j of the eight that Q4_K and Q5_K keep in the last 12 bytes of their first
-// unit, six bits each.
-fn six_bits(head: vec4<u32>, j: u32) -> vec2<f32> {
-  let s = 8u * (j & 3u);
-  let y = (head.y >> s) & 255u; let z = (head.z >> s) & 255u; let v = (head.w >> s) & 255u;
-  let low = vec2<u32>(y & 63u, z & 63u);
-  let high = vec2<u32>((v & 15u) | ((y >> 6u) << 4u), (v >> 4u) | ((z >> 6u) << 4u));
-  return vec2<f32>(select(high, low, j < 4u));
+// Scales and minima 2c and 2c + 1 of the eight that Q4_K and Q5_K keep in the last 12 bytes of
+// their first unit, six bits each: (scale, scale, minimum, minimum).
+fn six_bits(head: vec4<u32>, c: u32) -> vec4<f32> {
+  let v = vec3<u32>(head.y, head.z, head.w) >> vec3<u32>(16u * (c & 1u));
+  let high = ((v.xy >> vec2<u32>(2u)) & vec2<u32>(0x3030u)) | (vec2<u32>(v.z, v.z >> 4u) & vec2<u32>(0x0f0fu));
+  let two = select(high, v.xy & vec2<u32>(0x3f3fu), c < 2u);
+  return vec4<f32>(vec4<u32>(two.x & 255u, two.x >> 8u, two.y & 255u, two.y >> 8u));
 }

@@ -1,22 +1,25 @@
 // Q6_K: units 0-7 low nibbles, 8-11 two-bit highs, 12 sixteen i8 scales; an F16 d beside them.
-// Chunk u of a block is unit u: quarter v = u % 4 of half n = u / 4, low nibbles elements
-// 128n + 16v, high ones 64 further. Levels minus 32.
-fn chunk_q6_k(m: Matrix, tile: u32, row: u32, chunk: u32) -> Levels {
-  let block = chunk >> 3u; let u = chunk & 7u;
-  let n = u >> 2u; let v = u & 3u;
+// Bias 32. A part is half p of half n of a block, part = 2n + p: its low nibbles are chunk
+// 4n + p, its high ones chunk 4n + p + 2, and their highs are bits 2p and 2p + 4 of units 8 + 2n
+// and 9 + 2n.
+fn step_q6_k(m: Matrix, tile: u32, row: u32, block: u32, part: u32) -> array<Chunk, 2> {
+  let n = part >> 1u; let p = part & 1u;
   let base = m.units + (tile * m.blocks + block) * 208u + row;
-  let q = w[base + u * 16u];
-  let bits = w[base + (8u + 2u * n + (v & 1u)) * 16u] >> vec4<u32>(2u * (v >> 1u));
-  let scales = w[base + 192u];
-  let lo = (q & vec4<u32>(0x0f0f0f0fu)) | ((bits & vec4<u32>(0x03030303u)) << vec4<u32>(4u));
-  let hi = ((q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu)) | (bits & vec4<u32>(0x30303030u));
+  let a = w[base + (4u * n + 2u * p) * 16u];
+  let b = w[base + (4u * n + 2u * p + 1u) * 16u];
+  let x = w[base + (8u + 2u * n) * 16u] >> vec4<u32>(2u * p);
+  let y = w[base + (9u + 2u * n) * 16u] >> vec4<u32>(2u * p);
+  // Bytes 2p and 2p + 1 of two words of scales.
+  let i = (m.units + (tile * m.blocks + block) * 208u + 192u + row) * 4u + 2u * n;
+  let s = vec2<u32>(wt[i], wt[i + 1u]) >> vec2<u32>(16u * p);
+  let scales = bitcast<vec4<i32>>(vec4<u32>(s.x << 24u, s.x << 16u, s.y << 24u, s.y << 16u)) >> vec4<u32>(24u);
   let d = half_tail(m.tail, m, tile, row, block);
-  let i = 8u * n + v;
-  let a = f32(extractBits(bitcast<i32>(scales[i >> 2u]), 8u * (i & 3u), 8u));
-  let b = f32(extractBits(bitcast<i32>(scales[(i + 4u) >> 2u]), 8u * (i & 3u), 8u));
-  let g = 16u * block + i;
-  return Levels(
-    array<u32, 8>(minus_32(lo.x), minus_32(lo.y), minus_32(lo.z), minus_32(lo.w),
-                  minus_32(hi.x), minus_32(hi.y), minus_32(hi.z), minus_32(hi.w)),
-    vec2<f32>(d * a, d * b), vec2<f32>(0.0), vec2<u32>(g, g + 4u));
+  let ds = d * vec4<f32>(scales);
+  let at = 8u * block + 4u * n + p;
+  let low = vec4<u32>(0x03030303u);
+  let high = vec4<u32>(0x30303030u);
+  let up = vec4<u32>(4u);
+  return array<Chunk, 2>(
+    Chunk(low_nibbles(a) | ((x & low) << up), low_nibbles(b) | ((y & low) << up), ds.xy, vec2<f32>(0.0), at),
+    Chunk(high_nibbles(a) | (x & high), high_nibbles(b) | (y & high), ds.zw, vec2<f32>(0.0), at + 2u));
 }

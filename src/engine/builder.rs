@@ -2,20 +2,21 @@
 
 use super::device::{Gpu, Range};
 use super::gpu::BATCH;
-use super::program::{Dispatch, Kind};
+use super::program::{Dispatch, Few, Kind};
 use super::stage::{Stage, attention, raw_rows, stream};
 use super::upload::Store;
 use crate::Result;
-use crate::kernels::gemv::{Epilogue, Gemv, Part};
-use crate::kernels::{embed, groups, padded};
+use crate::kernels::attention::Attention;
+use crate::kernels::gemv::{self, Epilogue, Gemv, Part};
+use crate::kernels::{Shader, embed, groups, padded, squares};
 use crate::model::{Matrix, Model, Spec};
-use crate::quant::TILE;
+use crate::quant::{GROUP, TILE};
 
 /// What may differ between adapters without changing results.
 #[derive(Clone, Copy)]
 pub(super) struct Tuning {
     /// The most lanes of a matrix product's workgroup.
-    most_threads: usize,
+    pub(super) most_threads: usize,
     /// Tokens of a workgroup in a batch.
     pub(super) batch_tokens: usize,
 }
@@ -35,25 +36,31 @@ impl Tuning {
         }
     }
 
-    /// Lanes of a matrix product's workgroup. To decode, a lane should have few chunks, all of
-    /// whose loads are under way at once, as long as that is what keeps the device busy.
-    fn threads(self, parts: &[Part], tokens: usize) -> usize {
+    /// Tiles and lanes of a matrix product's workgroup. To decode, a lane of few rows should have
+    /// few steps, all of whose loads are under way at once; with many rows the device is busy
+    /// anyway, and a lane that has more to do has less to do beside it.
+    fn shape(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> (usize, usize) {
         let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
-        let chunks = parts[0].layout.chunks();
-        if tokens > 1 || tiles > MANY_TILES {
-            return THREADS;
+        if tokens > 1 {
+            return (1, THREADS);
         }
-        (TILE * chunks / 2).next_power_of_two().clamp(128, self.most_threads)
+        let logits = matches!(epilogue, Epilogue::Logits { .. });
+        let slices = if tiles < MANY_TILES { 64 } else { 16 };
+        let steps = gemv::steps_of(&parts[0].layout);
+        let threads = TILE * steps.min(slices).next_multiple_of(4);
+        (if logits && tiles >= MANY_TILES { 2 } else { 1 }, threads.min(self.most_threads))
     }
 }
 
 /// Tiles from which on a device is busy whatever its lanes do.
-const MANY_TILES: usize = 2048;
+const MANY_TILES: usize = 512;
 
 /// Activations in device memory.
 pub(super) struct Acts {
     pub(super) numbers: wgpu::Buffer,
     pub(super) records: wgpu::Buffer,
+    /// Sums of squares, where a norm follows.
+    pub(super) squares: wgpu::Buffer,
 }
 
 pub(super) const STORAGE: wgpu::BufferUsages =
@@ -97,10 +104,11 @@ pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgp
 }
 
 pub(super) fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
-    let bytes = (BATCH * groups(elements) * 16 * 4) as u64;
+    let bytes = |of_a_group: usize| (BATCH * groups(elements) * of_a_group) as u64;
     Ok(Acts {
-        numbers: gpu.buffer("activations", bytes, STORAGE)?,
-        records: gpu.buffer("activations", bytes / 4, STORAGE)?,
+        numbers: gpu.buffer("activations", bytes(16 * 4), STORAGE)?,
+        records: gpu.buffer("activations", bytes(8), STORAGE)?,
+        squares: gpu.buffer("activations", (BATCH * squares(elements) * 4) as u64, STORAGE)?,
     })
 }
 
@@ -117,6 +125,7 @@ fn products(
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
+        let (tiles, threads) = Tuning::of(gpu).shape(&slice.parts, &shape.epilogue, tokens);
         let kernel = Gemv {
             parts: slice.parts.clone(),
             epilogue: shape.epilogue.clone(),
@@ -125,12 +134,17 @@ fn products(
             norm: shape.norm,
             bias: shape.bias,
             tokens,
-            threads: Tuning::of(gpu).threads(&slice.parts, tokens),
+            tiles,
+            threads,
         };
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);
-        let input = [w, w, (&input.numbers).into(), (&input.records).into()];
-        let group = gpu.bind(&pipeline, &[&input, out].concat());
+        let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];
+        ranges.extend(out);
+        if shape.norm.is_some() {
+            ranges.push((&input.squares).into());
+        }
+        let group = gpu.bind(&pipeline, &ranges);
         made.push(Dispatch { pipeline, group, kind: kind(kernel) });
     }
     Ok(made)
@@ -187,7 +201,8 @@ impl Builder<'_> {
         let spec = &self.model.plan.spec;
         let norm = Some((spec.width, spec.norm_eps));
         let vector = self.vectors[index].as_ref();
-        let normed = [Range::from(&self.normed.numbers), (&self.normed.records).into()];
+        let Acts { numbers, records, squares } = &self.normed;
+        let normed = [Range::from(numbers), records.into(), squares.into()];
         match stage {
             Stage::Embed { table, .. } => {
                 let mut made = Vec::new();
@@ -252,23 +267,27 @@ impl Builder<'_> {
         bias: Option<&wgpu::Buffer>,
         decode: bool,
     ) -> Result<Vec<Dispatch>> {
-        let shape = attention(&self.model.plan.spec, bias.is_some(), self.context, decode, self.max_splits);
+        let spec = &self.model.plan.spec;
+        let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;
+        let block = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
+        let mut shape = attention(spec, block, self.context, decode, self.max_splits);
+        shape.bias = bias.is_some();
         let form = self.gpu.form;
         let (raw, turns, cache) =
             (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));
         let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
         let parts = Range::from(&self.parts);
         let mut made = Vec::new();
-        let mut push = |shader, ranges: Vec<Range<'_>>, kind| -> Result<()> {
-            let pipeline = self.gpu.pipeline(&shader)?;
-            let group = self.gpu.bind(&pipeline, &ranges);
-            made.push(Dispatch { pipeline, group, kind });
-            Ok(())
+        let bound = |shader: &Shader, ranges: &[Range<'_>]| -> Result<_> {
+            let pipeline = self.gpu.pipeline(shader)?;
+            let group = self.gpu.bind(&pipeline, ranges);
+            Ok((pipeline, group))
         };
         if !decode {
             let mut ranges = vec![raw, turns, cache];
             ranges.extend(bias.map(Range::from));
-            push(shape.write_shader(form), ranges, Kind::KvWrite(shape.clone()))?;
+            let (pipeline, group) = bound(&shape.write_shader(form), &ranges)?;
+            made.push(Dispatch { pipeline, group, kind: Kind::KvWrite(shape.clone(), form.kv) });
         }
         let mut ranges = vec![raw, turns, cache, parts];
         if form.inline_merge {
@@ -276,9 +295,19 @@ impl Builder<'_> {
             ranges.extend(out);
         }
         ranges.extend(bias.map(Range::from));
-        push(shape.shader(form), ranges, Kind::Attention(shape.clone()))?;
+        let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
+        let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
+            true => {
+                let shape = Attention { block: 1, ..shape.clone() };
+                let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
+                Some(Few { pipeline, group, shape })
+            }
+            false => None,
+        };
+        made.push(Dispatch { pipeline, group, kind: Kind::Attention(shape.clone(), few) });
         if !form.inline_merge {
-            push(shape.merge_shader(form), vec![parts, out[0], out[1]], Kind::Merge(shape))?;
+            let (pipeline, group) = bound(&shape.merge_shader(form), &[parts, out[0], out[1]])?;
+            made.push(Dispatch { pipeline, group, kind: Kind::Merge(shape, form) });
         }
         Ok(made)
     }

@@ -87,7 +87,7 @@ impl CpuEngine {
                 _ => None,
             });
         }
-        let attention = attention(spec, false, context, true, 1);
+        let attention = attention(spec, 1, context, true, 1);
         let kv_bytes = (2 * spec.layers * context * spec.kv_heads * spec.head_dim * 4) as u64;
         let info = Info {
             device: format!("CPU, {threads} thread{}", if threads == 1 { "" } else { "s" }),

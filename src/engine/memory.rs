@@ -3,6 +3,7 @@
 use super::device::Gpu;
 use super::stage::attention;
 use super::{DEFAULT_CONTEXT, Options};
+use crate::kernels::attention::CACHE_TILE;
 use crate::model::Spec;
 use crate::{Error, Result};
 
@@ -63,8 +64,8 @@ pub(super) fn context(
     gpu: &Gpu,
     weights: u64,
 ) -> Result<(usize, Vec<String>)> {
-    let shape = attention(spec, false, 1, true, 1);
-    let per_layer = shape.cache_bytes(gpu.form.kv) as u64;
+    let shape = attention(spec, 1, CACHE_TILE, true, 1);
+    let per_layer = shape.cache_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
     let need = Need {
         fixed: weights + super::program::scratch_bytes(spec),
         per_token: per_layer * spec.layers as u64 + 4 * spec.rope.dims as u64 + 4,
@@ -72,7 +73,7 @@ pub(super) fn context(
     let (context, note) = need.context(spec, options, options.memory.or(gpu.memory))?;
     let mut notes: Vec<String> = note.into_iter().collect();
     // A layer's keys and values are one binding.
-    let fit = (gpu.binding / per_layer.max(1)) as usize;
+    let fit = (gpu.binding / per_layer.max(1)) as usize / CACHE_TILE * CACHE_TILE;
     if fit >= context {
         return Ok((context, notes));
     }

@@ -12,7 +12,7 @@ use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{self, Gemv};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
-use crate::kernels::{Kv, embed, groups, padded};
+use crate::kernels::{Form, Kv, embed, groups, padded};
 use crate::model::{Matrix, Model, Plan, Spec, rope};
 use crate::quant::TILE;
 
@@ -38,14 +38,31 @@ impl Step {
 pub(super) enum Kind {
     Embed(embed::Embed),
     Gemv(Gemv),
-    KvWrite(Attention),
-    Attention(Attention),
-    Merge(Attention),
+    KvWrite(Attention, Kv),
+    /// With the kernel that takes over where there are few keys.
+    Attention(Attention, Option<Few>),
+    Merge(Attention, Form),
     /// Logits of the batch's last token.
     LastLogits(Gemv),
     Select,
     Sample,
 }
+
+/// Attention by one query head a workgroup, without splits.
+pub(super) struct Few {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) group: wgpu::BindGroup,
+    pub(super) shape: Attention,
+}
+
+impl Few {
+    fn fits(&self, step: &Step) -> bool {
+        step.position < FEW_KEYS
+    }
+}
+
+/// Keys up to which one workgroup for each query head is faster than splits that must be merged.
+const FEW_KEYS: u32 = 384;
 
 pub(super) struct Dispatch {
     pub(super) pipeline: Arc<Pipeline>,
@@ -59,9 +76,9 @@ impl Dispatch {
         match &self.kind {
             Kind::Embed(_) => "embed".to_owned(),
             Kind::Gemv(k) | Kind::LastLogits(k) => k.label(),
-            Kind::KvWrite(_) => "kv_write".to_owned(),
-            Kind::Attention(_) => "attention".to_owned(),
-            Kind::Merge(_) => "attention_merge".to_owned(),
+            Kind::KvWrite(..) => "kv_write".to_owned(),
+            Kind::Attention(..) => "attention".to_owned(),
+            Kind::Merge(..) => "attention_merge".to_owned(),
             Kind::Select => "select".to_owned(),
             Kind::Sample => "sample".to_owned(),
         }
@@ -71,7 +88,7 @@ impl Dispatch {
     pub(super) fn bytes(&self, position: usize, kv: Kv) -> u64 {
         match &self.kind {
             Kind::Gemv(k) | Kind::LastLogits(k) => k.parts.iter().map(|p| p.layout.bytes as u64).sum(),
-            Kind::Attention(k) => (k.cache_bytes(kv) / k.context * (position + 1)) as u64,
+            Kind::Attention(k, _) => (k.cache_bytes(kv) / k.positions() * (position + 1)) as u64,
             _ => 0,
         }
     }
@@ -139,14 +156,14 @@ pub(super) struct Programs {
 
 /// Bytes of buffers beside weights, keys and values, but for what grows with the context.
 pub fn scratch_bytes(spec: &Spec) -> u64 {
-    let shape = attention(spec, false, 1, true, MAX_SPLITS);
-    let acts = |n: usize| groups(n) * (16 * 4 + 16);
+    let shape = attention(spec, 1, 1, true, MAX_SPLITS);
+    let acts = |n: usize| groups(n) * (16 * 4 + 8 + 4);
     let per_token = 4 * stream(spec)
         + acts(spec.width)
         + acts(spec.heads * spec.head_dim)
         + acts(spec.ffn)
         + 4 * raw_rows(spec)[3]
-        + 4 * shape.part_len();
+        + shape.part_bytes(Kv::F32);
     (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64
 }
 
@@ -160,9 +177,10 @@ impl Programs {
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
         // What a batch's splits leave behind is one binding.
-        let one = 4 * BATCH * attention(spec, false, context, true, 1).part_len();
+        let kv = gpu.form.kv;
+        let one = BATCH * attention(spec, 1, context, true, 1).part_bytes(kv);
         let max_splits = (gpu.binding as usize / one).clamp(1, MAX_SPLITS);
-        let shape = attention(spec, false, context, true, max_splits);
+        let shape = attention(spec, 1, context, true, max_splits);
         let tuning = Tuning::of(gpu);
         let vectors = program
             .stages
@@ -193,14 +211,14 @@ impl Programs {
             .collect::<Result<Vec<_>>>()?;
         let turns = rope::table(&spec.rope, model.plan.rope_factors.as_deref(), context);
         let caches = (0..spec.layers)
-            .map(|_| gpu.buffer("keys and values", shape.cache_bytes(gpu.form.kv) as u64, STORAGE))
+            .map(|_| gpu.buffer("keys and values", shape.cache_bytes(kv) as u64, STORAGE))
             .collect::<Result<Vec<_>>>()?;
         let mut builder = Builder {
             context,
             max_splits,
             x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
             raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?,
-            parts: gpu.buffer("attention", (BATCH * shape.part_len() * 4) as u64, STORAGE)?,
+            parts: gpu.buffer("attention", (BATCH * shape.part_bytes(kv)) as u64, STORAGE)?,
             arrived: gpu.buffer("attention", (BATCH * shape.blocks() * 4) as u64, STORAGE)?,
             turns: upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(&turns))?,
             ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
@@ -227,10 +245,11 @@ impl Programs {
                 batch.extend(builder.stage(i, stage, *place, tuning.batch_tokens)?);
             }
         }
-        let pipeline = builder.gpu.pipeline(&Select { vocab: spec.vocab }.shader(builder.gpu.form))?;
+        let select = Select { vocab: spec.vocab, threads: tuning.most_threads };
+        let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
         let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
         let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let kv_bytes = (spec.layers * shape.cache_bytes(builder.gpu.form.kv)) as u64;
+        let kv_bytes = (spec.layers * shape.cache_bytes(kv)) as u64;
         let Builder { ids, normed, logits, best, .. } = builder;
         Ok(Programs {
             ids,
@@ -347,8 +366,12 @@ impl Dispatch {
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, sampling: &Sampling) {
         let Step { tokens, position, draw } = *step;
         let d = self;
-        pass.set_pipeline(&d.pipeline.pipeline);
-        pass.set_bind_group(0, &d.group, &[]);
+        let (pipeline, group) = match &d.kind {
+            Kind::Attention(_, Some(few)) if few.fits(step) => (&few.pipeline, &few.group),
+            _ => (&d.pipeline, &d.group),
+        };
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, group, &[]);
         let mut set = |bytes: &[u8]| pass.set_immediates(0, bytes);
         let attend = |shape: &Attention| {
             let splits = shape.splits(tokens as usize, (position + tokens) as usize) as u32;
@@ -359,6 +382,7 @@ impl Dispatch {
                 set(bytemuck::bytes_of(&embed::Args { tokens, position }));
                 k.grid(tokens)
             }
+            Kind::Gemv(k) if !k.has_args() => k.grid(1),
             Kind::Gemv(k) => {
                 set(bytemuck::bytes_of(&gemv::Args { tokens, first: 0 }));
                 k.grid(tokens)
@@ -367,18 +391,23 @@ impl Dispatch {
                 set(bytemuck::bytes_of(&gemv::Args { tokens: 1, first: tokens - 1 }));
                 k.grid(1)
             }
-            Kind::KvWrite(k) => {
+            Kind::KvWrite(k, kv) => {
                 set(bytemuck::bytes_of(&embed::Args { tokens, position }));
-                k.write_grid(tokens)
+                k.write_grid(tokens, *kv)
             }
-            Kind::Attention(k) => {
-                let args = attend(k);
+            Kind::Attention(k, few) => {
+                let (shape, args) = match few {
+                    Some(few) if few.fits(step) => {
+                        (&few.shape, attention_kernel::Args { tokens, position, splits: 1 })
+                    }
+                    _ => (k, attend(k)),
+                };
                 set(bytemuck::bytes_of(&args));
-                k.grid(tokens, args.splits)
+                shape.grid(tokens, args.splits)
             }
-            Kind::Merge(k) => {
+            Kind::Merge(k, form) => {
                 set(bytemuck::bytes_of(&attend(k)));
-                k.merge_grid(tokens)
+                k.merge_grid(tokens, *form)
             }
             Kind::Select => {
                 set(bytemuck::bytes_of(&(position + tokens)));

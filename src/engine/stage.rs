@@ -100,8 +100,8 @@ pub fn raw_rows(spec: &Spec) -> [usize; 4] {
     [0, q, q + kv, q + 2 * kv]
 }
 
-/// Attention's shape.
-pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool, max_splits: usize) -> Attention {
+/// Attention's shape without biases; `block` query heads a workgroup.
+pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_splits: usize) -> Attention {
     Attention {
         heads: spec.heads,
         kv_heads: spec.kv_heads,
@@ -109,11 +109,12 @@ pub fn attention(spec: &Spec, bias: bool, context: usize, decode: bool, max_spli
         rotated: spec.rope.dims,
         pairing: spec.rope.pairing,
         scale: 1.0 / (spec.head_dim as f32).sqrt(),
-        bias,
+        bias: false,
         context,
         rows: raw_rows(spec),
         max_splits,
         decode,
+        block,
     }
 }
 

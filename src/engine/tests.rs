@@ -8,7 +8,7 @@ use crate::kernels::gemv::{self, Epilogue, Gemv, Part, row_product, silu_gate};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::{self, Select};
 use crate::kernels::vector::Activations;
-use crate::kernels::{Kv, Math, Shader, groups, pack, padded};
+use crate::kernels::{Kv, Math, Shader, groups, pack, padded, squares};
 use crate::quant::{GROUP, Layout, TILE, Type, dequantize};
 
 const STORAGE: wgpu::BufferUsages =
@@ -110,7 +110,7 @@ fn run(gpu: &Gpu, shader: &Shader, buffers: &[&wgpu::Buffer], args: &[u8], grid:
 }
 
 /// Activations of several tokens in device memory.
-fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 2] {
+fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 3] {
     let numbers: Vec<f32> = acts.iter().flat_map(|a| a.numbers.clone()).collect();
     let numbers = match gpu.form.math {
         Math::F32 => upload(gpu, &numbers),
@@ -127,14 +127,20 @@ fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 2] {
             upload(gpu, &numbers.chunks(GROUP).flat_map(limbs).collect::<Vec<_>>())
         }
     };
-    let records: Vec<[f32; 4]> =
-        acts.iter().flat_map(|a| a.records.iter().map(|r| [r.scale, r.sum, r.squares, 0.0])).collect();
-    [numbers, upload(gpu, &records)]
+    let records: Vec<[f32; 2]> =
+        acts.iter().flat_map(|a| a.records.iter().map(|r| [r.scale, r.sum])).collect();
+    let of_token = |a: &Activations| {
+        let mut all: Vec<f32> = a.records.iter().map(|r| r.squares).collect();
+        all.resize(squares(a.numbers.len()), 0.0);
+        all
+    };
+    let squares: Vec<f32> = acts.iter().flat_map(of_token).collect();
+    [numbers, upload(gpu, &records), upload(gpu, &squares)]
 }
 
 /// Activations as values, with their records.
-fn download_acts(gpu: &Gpu, numbers: &wgpu::Buffer, records: &wgpu::Buffer) -> (Vec<f32>, Vec<[f32; 4]>) {
-    let records: Vec<[f32; 4]> = download(gpu, records);
+fn download_acts(gpu: &Gpu, numbers: &wgpu::Buffer, records: &wgpu::Buffer) -> (Vec<f32>, Vec<[f32; 2]>) {
+    let records: Vec<[f32; 2]> = download(gpu, records);
     let numbers: Vec<f32> = match gpu.form.math {
         Math::F32 => download(gpu, numbers),
         Math::F16 => {
@@ -209,8 +215,21 @@ fn packing_round_trips_on_the_device() {
 
 /// A product in all epilogues, against row products of the twin.
 fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_group: usize) {
+    for threads in if tokens == 1 { vec![64, 320] } else { vec![256] } {
+        products_by(gpu, ty, [rows, cols], tokens, per_group, threads);
+    }
+}
+
+fn products_by(
+    gpu: &Gpu,
+    ty: Type,
+    [rows, cols]: [usize; 2],
+    tokens: usize,
+    per_group: usize,
+    threads: usize,
+) {
     let math = gpu.form.math;
-    let what = format!("{ty} {rows}x{cols}, {tokens} tokens by {per_group}, {:?}", gpu.form);
+    let what = format!("{ty} {rows}x{cols}, {tokens} tokens by {per_group}, {threads} lanes, {:?}", gpu.form);
     let mut random = Random((rows + cols + tokens) as u64);
     let layout = Layout::new(ty, rows, cols).unwrap();
     let other = Layout::new(Type::Q8_0, rows, cols).unwrap();
@@ -225,7 +244,7 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
     let batch = tokens.next_multiple_of(per_group);
     let mut padded_inputs = inputs.clone();
     padded_inputs.resize(batch, Activations::zeros(cols));
-    let [xq, xm] = upload_acts(gpu, &padded_inputs);
+    let [xq, xm, sq] = upload_acts(gpu, &padded_inputs);
     let mut scratch = vec![0.0; cols];
     let mut product = |layout: &Layout, file: &[u8], x: &Activations| -> Vec<f32> {
         file.chunks_exact(layout.row_bytes())
@@ -236,7 +255,7 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
     let second: Vec<Vec<f32>> = inputs.iter().map(|x| product(&other, &files[1], x)).collect();
     let factors: Vec<f32> = inputs.iter().map(|x| x.norm_factor(cols, 1e-5)).collect();
     let args = gemv::Args { tokens: tokens as u32, first: 0 };
-    let args = bytemuck::bytes_of(&args);
+    let args = if per_group > 1 { bytemuck::bytes_of(&args) } else { &[] };
     let kernel = |parts: &[Part], epilogue, norm, stride| Gemv {
         parts: parts.to_vec(),
         epilogue,
@@ -245,7 +264,8 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
         first_tile: 0,
         stride,
         tokens: per_group,
-        threads: 256,
+        tiles: 1,
+        threads,
     };
 
     // Raw, three matrices: the first, the second and the first again.
@@ -253,7 +273,7 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
     let three = [parts[0].clone(), parts[1].clone(), parts[0].clone()];
     let raw = kernel(&three, Epilogue::Raw, Some((cols, 1e-5)), 3 * tiles);
     let out = upload(gpu, &vec![0f32; batch * 3 * tiles]);
-    run(gpu, &raw.shader(gpu.form), &[&w, &w, &xq, &xm, &out], args, raw.grid(tokens as u32));
+    run(gpu, &raw.shader(gpu.form), &[&w, &w, &xq, &xm, &out, &sq], args, raw.grid(tokens as u32));
     let got: Vec<f32> = download(gpu, &out);
     for t in 0..tokens {
         for (i, want) in [&first, &second, &first].into_iter().enumerate() {
@@ -271,18 +291,19 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
         x.iter().flat_map(|x| [x.clone(), vec![0.0; stride - rows]].concat()).collect();
     x_padded.resize(batch * stride, 0.0);
     let stream = upload(gpu, &x_padded);
-    let [oq, om] = upload_acts(gpu, &vec![Activations::zeros(rows); batch]);
+    let [oq, om, os] = upload_acts(gpu, &vec![Activations::zeros(rows); batch]);
     weight.resize(stride, 0.0);
     let next = upload(gpu, &weight);
     run(
         gpu,
         &residual.shader(gpu.form),
-        &[&w, &w, &xq, &xm, &stream, &oq, &om, &next],
+        &[&w, &w, &xq, &xm, &stream, &oq, &om, &os, &next],
         args,
         residual.grid(tokens as u32),
     );
     let got: Vec<f32> = download(gpu, &stream);
     let (got_values, got_records) = download_acts(gpu, &oq, &om);
+    let got_squares: Vec<f32> = download(gpu, &os);
     for t in 0..tokens {
         let sum: Vec<f32> = x[t].iter().zip(&first[t]).map(|(a, b)| a + b).collect();
         close(&format!("{what}: stream"), &got[t * stride..], &sum, bound(gpu, false));
@@ -290,10 +311,9 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
         let at = t * groups(rows);
         close(&format!("{what}: activations"), &got_values[at * GROUP..], &values(&acts), bound(gpu, true));
         let records = &got_records[at..at + groups(rows)];
-        let squares: Vec<f32> = records.iter().map(|r| r[2]).collect();
         close(
             &format!("{what}: squares"),
-            &squares,
+            &got_squares[t * squares(rows)..],
             &acts.records.iter().map(|r| r.squares).collect::<Vec<_>>(),
             bound(gpu, false).max(1e-4),
         );
@@ -307,8 +327,8 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
 
     // Gated.
     let gated = kernel(&parts, Epilogue::Gated, Some((cols, 1e-5)), stride);
-    let [oq, om] = upload_acts(gpu, &vec![Activations::zeros(rows); batch]);
-    run(gpu, &gated.shader(gpu.form), &[&w, &w, &xq, &xm, &oq, &om], args, gated.grid(tokens as u32));
+    let [oq, om, _] = upload_acts(gpu, &vec![Activations::zeros(rows); batch]);
+    run(gpu, &gated.shader(gpu.form), &[&w, &w, &xq, &xm, &oq, &om, &sq], args, gated.grid(tokens as u32));
     let (got, _) = download_acts(gpu, &oq, &om);
     for t in 0..tokens {
         let f = factors[t];
@@ -321,14 +341,11 @@ fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_gr
     let logits = kernel(&parts[..1], Epilogue::Logits { vocab: rows }, Some((cols, 1e-5)), rows);
     let out = upload(gpu, &vec![0f32; batch * rows]);
     let best = upload(gpu, &vec![[0u32; 2]; rows.div_ceil(TILE)]);
-    let mut buffers = vec![&w, &w, &xq, &xm, &out];
-    if per_group == 1 {
-        buffers.push(&best);
-    }
+    let buffers = [&w, &w, &xq, &xm, &out, &best, &sq];
     let last = gemv::Args { tokens: 1, first: tokens as u32 - 1 };
-    let grid = logits.grid(1);
-    if per_group == 1 {
-        run(gpu, &logits.shader(gpu.form), &buffers, bytemuck::bytes_of(&last), grid);
+    for tiles in [1, 2, 4] {
+        let logits = Gemv { tiles, tokens: 1, ..logits.clone() };
+        run(gpu, &logits.shader(gpu.form), &buffers, bytemuck::bytes_of(&last), logits.grid(1));
         let want: Vec<f32> = first[tokens - 1].iter().map(|v| v * factors[tokens - 1]).collect();
         let got: Vec<f32> = download(gpu, &out);
         close(&format!("{what}: logits"), &got, &want, bound(gpu, false));
@@ -358,7 +375,7 @@ fn products_at_odd_sizes_and_in_batches() {
     // One token takes other lanes than many: long rows, rows of less than a chunk a lane.
     for gpu in forms() {
         products(&gpu, Type::Q4_0, 20, 4576, 1, 1);
-        products(&gpu, Type::Q6_K, 17, 768, 3, 1);
+        products(&gpu, Type::Q6_K, 17, 768, 3, 2);
         products(&gpu, Type::Q4_K, 100, 512, 5, 8);
         products(&gpu, Type::Q5_0, 16, 96, 2, 4);
         // A single row is a single number, in which scale and minimum cancel: what a driver's own
@@ -387,18 +404,19 @@ fn embeddings() {
                 upload(&gpu, &norm),
                 upload(&gpu, &vec![0f32; 4 * padded(cols)]),
             ];
-            let [oq, om] = upload_acts(&gpu, &vec![Activations::zeros(cols); 4]);
+            let [oq, om, os] = upload_acts(&gpu, &vec![Activations::zeros(cols); 4]);
             let [w, id, n, x] = &buffers;
             let args = embed::Args { tokens: 4, position: 1 };
             run(
                 &gpu,
                 &kernel.shader(gpu.form),
-                &[w, w, id, n, x, &oq, &om],
+                &[w, w, id, n, x, &oq, &om, &os],
                 bytemuck::bytes_of(&args),
                 kernel.grid(4),
             );
             let got: Vec<f32> = download(&gpu, x);
             let (got_values, _) = download_acts(&gpu, &oq, &om);
+            let got_squares: Vec<f32> = download(&gpu, &os);
             for (t, id) in ids[1..4].iter().enumerate() {
                 let row = &file[(*id as usize - 16) * layout.row_bytes()..][..layout.row_bytes()];
                 let (stream, acts) = embed::twin(gpu.form.math, &layout, row, &norm);
@@ -406,6 +424,8 @@ fn embeddings() {
                 dequantize(ty, row, &mut exact);
                 assert_eq!(stream[..cols], exact);
                 close(&format!("{ty} embedding"), &got[t * padded(cols)..], &stream, 1e-6);
+                let want: Vec<f32> = acts.records.iter().map(|r| r.squares).collect();
+                close(&format!("{ty} squares"), &got_squares[t * squares(cols)..], &want, 1e-5);
                 close(&format!("{ty} activations"), &got_values[t * padded(cols)..], &values(&acts), 1e-5);
             }
             // Another part has it: nothing is written.
@@ -468,7 +488,7 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
             &shape.write_shader(gpu.form),
             &refs,
             bytemuck::bytes_of(&args),
-            shape.write_grid((to - from) as u32),
+            shape.write_grid((to - from) as u32, kv),
         );
     };
     if past > 0 {
@@ -477,9 +497,9 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     if !shape.decode {
         write(past, past + tokens);
     }
-    let parts = upload(gpu, &vec![f32::NAN; tokens * shape.part_len()]);
+    let parts = upload(gpu, &vec![f32::NAN; tokens * shape.part_bytes(kv) / 4]);
     let arrived = upload(gpu, &vec![0u32; tokens * shape.blocks()]);
-    let [oq, om] = upload_acts(gpu, &vec![Activations::zeros(shape.heads * d); tokens]);
+    let [oq, om, _] = upload_acts(gpu, &vec![Activations::zeros(shape.heads * d); tokens]);
     let args = attention::Args { tokens: tokens as u32, position: past as u32, splits };
     let args = bytemuck::bytes_of(&args);
     let mut buffers = vec![qkv(past..past + tokens), turns.clone(), stored.clone(), parts.clone()];
@@ -490,7 +510,13 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     let refs: Vec<_> = buffers.iter().collect();
     run(gpu, &shape.shader(gpu.form), &refs, args, shape.grid(tokens as u32, splits));
     if !gpu.form.inline_merge {
-        run(gpu, &shape.merge_shader(gpu.form), &[&parts, &oq, &om], args, shape.merge_grid(tokens as u32));
+        run(
+            gpu,
+            &shape.merge_shader(gpu.form),
+            &[&parts, &oq, &om],
+            args,
+            shape.merge_grid(tokens as u32, gpu.form),
+        );
     }
     let (got, _) = download_acts(gpu, &oq, &om);
     for t in 0..tokens {
@@ -515,12 +541,18 @@ fn attention_decodes_and_takes_batches() {
         rows: [0; 4],
         max_splits: 8,
         decode,
+        block: Attention::widest_block(heads, kv_heads, head_dim, 32 << 10),
     };
     use Pairing::{Halves, Neighbours};
     for gpu in forms() {
         // Grouped heads, one key/value head, more query heads than a workgroup takes, heads that
         // are no whole groups of 16, the largest head.
         attends(&gpu, shape(4, 2, 64, 64, Neighbours, false, true), 0, 1, 1);
+        attends(&gpu, Attention { block: 1, ..shape(4, 2, 64, 64, Halves, true, true) }, 90, 1, 1);
+        let deep = Attention { context: 4200, max_splits: 32, ..shape(8, 2, 64, 64, Halves, false, true) };
+        attends(&gpu, deep.clone(), 4112, 1, 32);
+        attends(&gpu, Attention { decode: false, ..deep }, 4112, 3, 1);
+        attends(&gpu, Attention { context: 700, ..shape(8, 1, 16, 16, Halves, false, true) }, 650, 1, 2);
         attends(&gpu, shape(4, 2, 64, 48, Halves, true, true), 100, 1, 1);
         attends(&gpu, shape(9, 1, 32, 32, Neighbours, false, true), 131, 1, 4);
         attends(&gpu, shape(6, 3, 22, 20, Halves, true, true), 70, 1, 3);
@@ -552,7 +584,7 @@ fn selection_and_sampling() {
                 let (logits, best, ids) = (upload(&gpu, logits), upload(&gpu, &best), upload(&gpu, &ids));
                 let position = history.len() as u32;
                 if sampling.is_argmax() {
-                    let kernel = Select { vocab };
+                    let kernel = Select { vocab, threads: 256 };
                     run(
                         &gpu,
                         &kernel.shader(gpu.form),

@@ -3,11 +3,7 @@
 use super::source::Source;
 use super::vector::Activations;
 use super::{Form, Kv, Math, Shader, groups, u32};
-
-/// Query heads times head size that a workgroup may have.
-const MAX_SLOTS: usize = 1024;
-/// Keys of a tile, as in `attention.wgsl`.
-pub const KEYS: usize = 32;
+use crate::quant::GROUP;
 
 /// Which elements of a head RoPE turns together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +39,8 @@ pub struct Attention {
     pub max_splits: usize,
     /// One token, whose key and value the kernel stores itself.
     pub decode: bool,
+    /// Query heads of a workgroup: a power of two.
+    pub block: usize,
 }
 
 /// The immediates of `attention.wgsl` and `attention_merge.wgsl`; `kv_write.wgsl` takes the first
@@ -59,58 +57,107 @@ pub struct Args {
 }
 
 impl Attention {
-    /// The head size rounded up to 4, as the cache has it.
-    pub fn padded_head(&self) -> usize {
-        self.head_dim.next_multiple_of(4)
+    /// The most query heads of a workgroup that are of use, with so much workgroup memory.
+    pub fn widest_block(heads: usize, kv_heads: usize, head_dim: usize, shared: usize) -> usize {
+        let mut block = (heads / kv_heads).next_power_of_two().min(4);
+        // Queries, results, merged results, and slices of two heads; the rest is below 10 KiB.
+        while block > 1 && 12 * block * head_dim + 18_000 > shared {
+            block /= 2;
+        }
+        block
     }
 
-    /// Query heads of a workgroup.
-    fn block(&self) -> usize {
-        (MAX_SLOTS / self.padded_head()).clamp(1, 8).min(self.heads / self.kv_heads)
+    /// Numbers of a unit of 16 bytes.
+    fn unit(kv: Kv) -> usize {
+        16 / kv.bytes()
+    }
+
+    /// Units of a head.
+    fn units(&self, kv: Kv) -> usize {
+        self.head_dim.div_ceil(Self::unit(kv))
+    }
+
+    /// Lanes of a workgroup.
+    fn threads(&self, kv: Kv) -> usize {
+        self.units(kv).next_power_of_two().max(128)
     }
 
     /// Workgroups per token and split.
     pub fn blocks(&self) -> usize {
-        self.kv_heads * (self.heads / self.kv_heads).div_ceil(self.block())
+        self.kv_heads * (self.heads / self.kv_heads).div_ceil(self.block)
+    }
+
+    /// Positions of the cache: whole tiles.
+    pub fn positions(&self) -> usize {
+        self.context.next_multiple_of(CACHE_TILE)
     }
 
     /// Bytes of a layer's cache.
     pub fn cache_bytes(&self, kv: Kv) -> usize {
-        2 * self.kv_heads * self.context * self.padded_head() * kv.bytes()
+        2 * self.kv_heads * self.positions() * self.units(kv) * 16
     }
 
-    /// Numbers that the splits of a token leave to be merged.
-    pub fn part_len(&self) -> usize {
-        self.heads * self.max_splits * (self.padded_head() + 2)
+    /// Bytes that the splits of a token leave to be merged.
+    pub fn part_bytes(&self, kv: Kv) -> usize {
+        16 * self.heads * self.max_splits * (self.units(kv) * Self::unit(kv) / 4 + 1)
+    }
+
+    /// Elements of a token's output that a merge takes at once.
+    fn merge(&self, form: Form) -> usize {
+        match self.head_dim {
+            d if form.inline_merge && d.is_multiple_of(GROUP) => self.block * d,
+            d if d >= 8 => 256,
+            _ => 32,
+        }
     }
 
     fn source(&self, form: Form) -> Source {
         let mut source = Source::new(form);
+        let (unit, units, threads) = (Self::unit(form.kv), self.units(form.kv), self.threads(form.kv));
+        let (vectors, block) = (unit / 4, self.block);
+        let merge = self.merge(form);
+        let merged_heads = merge / self.head_dim + 2;
+        // As many loads at once as registers hold without cost.
+        let ahead = (1..=8).rev().find(|n| units.is_multiple_of(*n)).unwrap_or(1);
+        let at_once = block.min(2);
         source
             .set("D", self.head_dim)
-            .set("DP", self.padded_head())
+            .set("UE", unit)
+            .set("DU", units)
+            .set("DV", units * vectors)
             .set("HEADS", self.heads)
             .set("KV_HEADS", self.kv_heads)
-            .set("CONTEXT", self.context)
+            .set("CONTEXT", self.positions())
             .set("ROTATED", self.rotated)
             .set("STRIDE", self.rows[3])
             .set("K_AT", self.rows[1])
             .set("V_AT", self.rows[2])
-            .set("HB", self.block())
-            .set("SCORES", self.block() * KEYS)
+            .set("THREADS", threads)
+            .set("HB", block)
+            .set("HA", at_once)
+            .set("BU", ahead)
+            .set("Q_VECTORS", block * units * vectors)
+            .set("WEIGHTS", block * KEYS_OF_A_LANE * threads)
+            .set("LANES", block * threads)
+            .set("SIXTEENTHS", 4 * block)
+            .set("SUMS", at_once * (threads / units) * units * vectors)
+            .set("ACC", block * vectors)
+            .set("SCORES", block * KEYS_OF_A_LANE)
+            .set("LOADS", ahead * KEYS_OF_A_LANE)
             .set("SPLITS", self.max_splits)
             .set("OUT_GROUPS", groups(self.heads * self.head_dim))
+            .set("MERGE", merge)
+            .set("MERGED_VECTORS", merge / 4)
+            .set("MERGED_HEADS", merged_heads)
+            .set("MERGED_ENDS", merged_heads * self.max_splits)
             .set_f32("SCALE", self.scale)
-            .set("KV", if form.kv == Kv::F16 { "vec2<u32>" } else { "vec4<f32>" })
             .set("COHERENT", if form.inline_merge { "@coherent" } else { "" })
-            // As many as registers hold without cost.
-            .set("AHEAD", if form.kv == Kv::F16 { 16 } else { 4 })
             .flag("KV_F16", form.kv == Kv::F16)
             .flag("BIAS", self.bias)
             .flag("NEIGHBOURS", self.pairing == Pairing::Neighbours)
             .flag("DECODE", self.decode)
             .flag("INLINE", form.inline_merge)
-            .flag("WHOLE_GROUPS", self.head_dim.is_multiple_of(16));
+            .flag("WHOLE_GROUPS", self.head_dim.is_multiple_of(GROUP));
         source
     }
 
@@ -144,8 +191,8 @@ impl Attention {
     }
 
     /// Its grid.
-    pub fn write_grid(&self, tokens: u32) -> [u32; 3] {
-        [u32((self.kv_heads * self.padded_head() / 4).div_ceil(64)), tokens, 1]
+    pub fn write_grid(&self, tokens: u32, kv: Kv) -> [u32; 3] {
+        [u32((self.kv_heads * self.units(kv)).div_ceil(64)), tokens, 1]
     }
 
     /// The shader that merges splits where attention cannot.
@@ -162,17 +209,24 @@ impl Attention {
     }
 
     /// Its grid.
-    pub fn merge_grid(&self, tokens: u32) -> [u32; 3] {
-        [u32((self.heads * self.head_dim).div_ceil(256)), tokens, 1]
+    pub fn merge_grid(&self, tokens: u32, form: Form) -> [u32; 3] {
+        [u32((self.heads * self.head_dim).div_ceil(self.merge(form))), tokens, 1]
     }
 
     /// How many splits for the keys of the last of the batch's tokens: enough workgroups to fill a
-    /// device, of at least two tiles of keys each.
+    /// device, none with few keys.
     pub fn splits(&self, tokens: usize, keys: usize) -> usize {
         let wanted = 256usize.div_ceil(self.blocks() * tokens);
-        wanted.min(keys.div_ceil(2 * KEYS)).clamp(1, self.max_splits)
+        wanted.min(keys.div_ceil(FEW_KEYS)).clamp(1, self.max_splits)
     }
 }
+
+/// Positions that the cache keeps side by side.
+pub const CACHE_TILE: usize = 32;
+/// Keys of a lane in a tile, as in `attention.wgsl`.
+const KEYS_OF_A_LANE: usize = 2;
+/// A split has no fewer keys than this, unless there are no more.
+const FEW_KEYS: usize = 128;
 
 /// A layer's cache, on the host.
 #[derive(Clone, Debug, Default)]

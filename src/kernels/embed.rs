@@ -1,9 +1,9 @@
 //! The embedding lookup: a token's row, and the activations of the first norm's consumers.
 
-use super::gemv::Part;
+use super::gemv::{Part, steps};
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
-use super::{Form, Math, Shader, padded, u32};
+use super::{Form, Math, Shader, padded, squares, u32};
 use crate::quant::{CHUNK, Layout, dequantize};
 
 /// The lookup in one part of the table.
@@ -31,6 +31,7 @@ impl Embed {
     /// The shader of a form.
     pub fn shader(&self, form: Form) -> Shader {
         let Layout { ty, rows, .. } = self.table.layout;
+        let steps = steps(ty);
         let mut source = Source::new(form);
         source
             .set("CHUNKS", self.table.layout.chunks())
@@ -39,12 +40,16 @@ impl Embed {
             .set("VOCAB", self.vocab)
             .set("ROW0", self.first_row)
             .set("ROWS", rows)
+            .set("LEVEL_BIAS", format_args!("{:.1}", f64::from(ty.levels().bias)))
+            .set("STEP_CHUNKS", steps.chunks)
+            .set("STEP_PARTS", steps.parts)
+            .set("OUT_SQUARES", squares(self.table.layout.cols))
             .flag("LEVELS", !ty.is_float())
             .set_blocks(&[ty], false);
         Shader {
             name: "embed",
             source: source.build("embed.wgsl"),
-            bindings: [false, false, false, false, true, true, true]
+            bindings: [false, false, false, false, true, true, true, true]
                 .into_iter()
                 .enumerate()
                 .map(|(i, w)| (u32(i), w))
@@ -55,7 +60,7 @@ impl Embed {
 
     /// The grid for so many tokens.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [u32(self.table.layout.chunks().div_ceil(64)), tokens, 1]
+        [u32((8 * self.table.layout.chunks()).div_ceil(64)), tokens, 1]
     }
 }
 

@@ -3,11 +3,11 @@
 
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
-use super::{Form, Math, Shader, groups, u32};
+use super::{Form, Math, Shader, groups, squares, u32};
 use crate::quant::{Block, GROUP, Layout, TILE, Type, dequantize};
 
-/// Steps of a loop that are written out.
-const UNROLL: usize = 4;
+/// Chunks that the written-out turns of a loop have.
+const UNROLL: usize = 8;
 
 /// A packed matrix, or a part of its rows, within a bound range of a weight buffer.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,8 +62,39 @@ pub struct Gemv {
     pub bias: bool,
     /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
     pub tokens: usize,
-    /// Lanes of a workgroup: a multiple of 16 times `tokens`.
+    /// Tiles of a workgroup: 1, or more of one matrix and one token.
+    pub tiles: usize,
+    /// Lanes of a workgroup: a multiple of 64, and at least 16 for each sum of 16 rows.
     pub threads: usize,
+}
+
+/// A row of a lane: its matrix, and the WGSL expression of its tile.
+struct Lane {
+    matrix: usize,
+    tile: String,
+}
+
+/// How a type's snippet walks a row: `parts` steps a packed block, each of `chunks` chunks of 32.
+/// Types whose steps are equal cover the same chunks in each.
+#[derive(PartialEq)]
+pub(super) struct Steps {
+    pub(super) parts: usize,
+    pub(super) chunks: usize,
+    /// Chunks of a step are neighbours.
+    neighbours: bool,
+}
+
+/// Steps of a row.
+pub fn steps_of(layout: &Layout) -> usize {
+    layout.chunks() / steps(layout.ty).chunks
+}
+
+pub(super) fn steps(ty: Type) -> Steps {
+    match ty {
+        Type::Q6_K => Steps { parts: 4, chunks: 2, neighbours: false },
+        _ if ty.packed_block_elements() == 256 => Steps { parts: 4, chunks: 2, neighbours: true },
+        _ => Steps { parts: 1, chunks: 1, neighbours: true },
+    }
 }
 
 /// The immediates of `gemv.wgsl`.
@@ -96,132 +127,233 @@ impl Gemv {
         self.parts[0].layout.cols
     }
 
-    /// Tiles of a dispatch.
-    fn tiles(&self) -> usize {
+    /// Tiles of rows that a dispatch makes.
+    fn output_tiles(&self) -> usize {
         match self.epilogue {
             Epilogue::Gated => self.parts[0].layout.tiles(),
             _ => self.parts.iter().map(|p| p.layout.tiles()).sum(),
         }
     }
 
+    /// Rows of a lane, one in each of as many tiles.
+    fn lane_rows(&self) -> usize {
+        if self.epilogue == Epilogue::Gated { 2 } else { self.tiles }
+    }
+
+    /// Sums that a workgroup finishes, each of 16 rows.
+    fn outs(&self) -> usize {
+        if self.epilogue == Epilogue::Gated { self.tokens } else { self.tiles * self.tokens }
+    }
+
+    /// The kernel takes immediates: one token's step needs none.
+    pub fn has_args(&self) -> bool {
+        self.tokens > 1 || matches!(self.epilogue, Epilogue::Logits { .. })
+    }
+
+    /// Bytes of workgroup memory.
+    pub fn shared_bytes(&self) -> usize {
+        let sums = self.lane_rows() * self.tokens;
+        16 * (sums * 16 * (self.threads / TILE / 4 + 1) + 12 * sums)
+    }
+
     /// The shader of a form.
     pub fn shader(&self, form: Form) -> Shader {
+        debug_assert!(
+            self.threads >= 64 && self.threads.is_multiple_of(64) && self.threads >= TILE * self.outs()
+        );
+        debug_assert!(self.tiles == 1 || (self.parts.len() == 1 && self.tokens == 1));
         let mut source = Source::new(form);
         let matrix = |i: usize| self.parts.get(i).unwrap_or(&self.parts[0]);
-        let ends: Vec<usize> = self
-            .parts
-            .iter()
-            .scan(0, |sum, p| {
-                *sum += p.layout.tiles();
-                Some(*sum)
-            })
-            .collect();
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
-        let end = |i: usize| ends.get(i).copied().unwrap_or(ends[0]);
-        let gated = self.epilogue == Epilogue::Gated;
-        let sums = if gated { 2 } else { 1 };
-        let slices = self.threads / TILE;
-        // The first round needs a lane for each of its sums.
-        let parts = if self.tokens == 1 && slices >= 16 { 8 } else { 1 };
-        let second = match gated {
-            true => self.accumulate(1, "tile", "up"),
-            false => self.accumulate(1, &format!("tile - {}u", end(0)), "acc"),
-        };
+        let sums = self.lane_rows() * self.tokens;
         let (vocab, best) = match self.epilogue {
             Epilogue::Logits { vocab } => (vocab, self.tokens == 1),
             _ => (0, false),
         };
+        let (residual, gated) = (self.epilogue == Epilogue::Residual, self.epilogue == Epilogue::Gated);
         source
             .set("THREADS", self.threads)
             .set("T", self.tokens)
+            .set("R", self.lane_rows())
+            .set("TILES_OF_A_GROUP", self.tiles)
+            .set("TILES", self.output_tiles())
             .set("CHUNKS", self.parts[0].layout.chunks())
             .set("STRIDE", self.stride)
+            .set("SQUARES", squares(self.cols()) / 4)
+            .set("OUT_SQUARES", squares(self.stride))
             .set("M0", matrix(0).constant())
             .set("M1", matrix(1).constant())
             .set("M2", matrix(2).constant())
-            .set("END0", end(0))
-            .set("END1", end(1))
-            .set("PARTS", parts)
-            .set("PARTIALS", sums * self.threads * self.tokens)
-            .set("SECONDS", sums * 16 * self.tokens * parts)
-            .set("FINALS", 16 * self.tokens)
-            .set("LOOP0", self.accumulate(0, "tile", "acc"))
-            .set("LOOP1", second)
-            .set("LOOP2", self.accumulate(2, &format!("tile - {}u", end(1)), "acc"))
+            .set("SUMS", sums)
+            .set("OUTS", self.outs())
+            .set("PARTIALS", sums * 16 * (self.threads / TILE / 4 + 1))
+            .set("FOURS", 4 * sums)
+            .set("LOOPS", self.loops())
             .set("TILE0", self.first_tile)
             .set("VOCAB", vocab)
             .set_f32("WIDTH", width as f32)
             .set_f32("EPS", epsilon)
+            .flag("ARGS", self.has_args())
             .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
-            .flag("TWO", self.parts.len() == 3)
             .flag("BEST", best)
             .flag("RAW", self.epilogue == Epilogue::Raw)
-            .flag("RESIDUAL", self.epilogue == Epilogue::Residual)
-            .flag("GATED", self.epilogue == Epilogue::Gated)
+            .flag("RESIDUAL", residual)
+            .flag("GATED", gated)
             .flag("LOGITS", matches!(self.epilogue, Epilogue::Logits { .. }))
-            .flag("EMITS", matches!(self.epilogue, Epilogue::Residual | Epilogue::Gated));
+            .flag("EMITS", residual || gated)
+            .flag("GROUPED", residual || gated || best);
         let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         source.set_blocks(&types, true);
         let outputs: &[bool] = match self.epilogue {
             Epilogue::Raw => &[true],
             Epilogue::Logits { .. } if !best => &[true],
             Epilogue::Logits { .. } => &[true, true],
-            Epilogue::Residual => &[true, true, true, false],
+            Epilogue::Residual => &[true, true, true, true, false],
             Epilogue::Gated if self.bias => &[true, true, false],
             Epilogue::Gated => &[true, true],
         };
-        let bindings = [false; 4].iter().chain(outputs);
-        Shader {
-            name: "gemv",
-            source: source.build("gemv.wgsl"),
-            bindings: bindings.enumerate().map(|(i, w)| (u32(i), *w)).collect(),
-            immediates: 8,
+        let mut bindings: Vec<_> =
+            [false; 4].iter().chain(outputs).enumerate().map(|(i, w)| (u32(i), *w)).collect();
+        if self.norm.is_some() {
+            bindings.push((9, false));
+        }
+        let immediates = if self.has_args() { 8 } else { 0 };
+        Shader { name: "gemv", source: source.build("gemv.wgsl"), bindings, immediates }
+    }
+
+    /// The loops over a row's steps, for every matrix.
+    fn loops(&self) -> String {
+        match self.epilogue {
+            Epilogue::Gated => {
+                let (gate, up) = (self.parts[0].layout.ty, self.parts[1].layout.ty);
+                let rows = [
+                    Lane { matrix: 0, tile: "tile".to_owned() },
+                    Lane { matrix: 1, tile: "tile".to_owned() },
+                ];
+                // What covers the same elements in its steps shares the activations.
+                match steps(gate) == steps(up) {
+                    true => self.accumulate(&rows, 0),
+                    false => self.accumulate(&rows[..1], 0) + &self.accumulate(&rows[1..], 1),
+                }
+            }
+            Epilogue::Raw if self.parts.len() == 3 => {
+                let mut out = String::new();
+                let mut first = 0;
+                for (i, part) in self.parts.iter().enumerate() {
+                    let end = first + part.layout.tiles();
+                    let lane = Lane { matrix: i, tile: format!("tile - {first}u") };
+                    let body = self.accumulate(&[lane], 0);
+                    out +=
+                        &format!("  {}if tile < {end}u {{\n{body}  }}\n", if i > 0 { "else " } else { "" });
+                    first = end;
+                }
+                out
+            }
+            _ => {
+                // The last workgroup may have a tile too many: it computes the last one again.
+                let last = self.output_tiles() - 1;
+                let tile = |r: usize| match r {
+                    0 => "tile".to_owned(),
+                    _ => format!("min(tile + {r}u, {last}u)"),
+                };
+                let rows: Vec<Lane> = (0..self.tiles).map(|r| Lane { matrix: 0, tile: tile(r) }).collect();
+                self.accumulate(&rows, 0)
+            }
         }
     }
 
-    /// The loop over a row's chunks, for matrix `i`. With one token its steps are written out, so
-    /// that their loads are all under way before the first is needed: naga leaves loops as they
-    /// are, and a loop waits for the memory at every turn.
-    fn accumulate(&self, i: usize, tile: &str, acc: &str) -> String {
-        let part = self.parts.get(i).unwrap_or(&self.parts[0]);
-        let name = wgsl_name(part.layout.ty);
-        let (chunks, slices) = (part.layout.chunks(), self.threads / TILE);
-        let step = |c: &str| format!("mac_{name}(M{i}, {tile}, row, {c}, token, &{acc});");
+    /// The loop over the steps of rows that cover the same elements; their sums begin at sum
+    /// `first` times T. With one token its turns are written out, so that their loads are all
+    /// under way before the first is needed: naga leaves loops as they are, and a loop waits for
+    /// the memory at every turn.
+    fn accumulate(&self, rows: &[Lane], first: usize) -> String {
+        let layout = &self.parts[rows[0].matrix].layout;
+        let shape = steps(layout.ty);
+        let count = layout.chunks() / shape.chunks;
+        let slices = self.threads / TILE;
+        let turn = |at: &str| self.turn(rows, first, at);
         let plain = |from: usize| {
-            let body = step("c");
-            format!("  for (var c = slice + {from}u; c < CHUNKS; c += SLICES) {{ {body} }}\n")
+            format!("  for (var s = slice + {from}u; s < {count}u; s += SLICES) {{\n{}  }}\n", turn("s"))
         };
         if self.tokens > 1 {
             return plain(0);
         }
-        let (whole, rest) = (chunks / slices, chunks % slices);
+        let (whole, rest) = (count / slices, count % slices);
         let mut out = String::new();
         let mut done = 0;
-        if whole > UNROLL {
-            let turns = whole / UNROLL;
+        let unroll = (UNROLL / (rows.len() * shape.chunks)).max(1);
+        if whole > unroll {
+            let turns = whole / unroll;
             out += &format!(
-                "  for (var t = 0u; t < {turns}u; t++) {{\n    let c = slice + t * {}u;\n",
-                UNROLL * slices
+                "  for (var k = 0u; k < {turns}u; k++) {{\n  let s = slice + k * {}u;\n",
+                unroll * slices
             );
-            for k in 0..UNROLL {
-                out += &format!("    {}\n", step(&format!("c + {}u", k * slices)));
+            for k in 0..unroll {
+                out += &turn(&format!("s + {}u", k * slices));
             }
             out += "  }\n";
-            done = turns * UNROLL;
+            done = turns * unroll;
         }
         for k in done..whole {
-            out += &format!("  {}\n", step(&format!("slice + {}u", k * slices)));
+            out += &turn(&format!("slice + {}u", k * slices));
         }
         if rest > 0 {
-            out += &plain(whole * slices);
+            let k = whole * slices;
+            out += &format!("  if slice + {k}u < {count}u {{\n{}  }}\n", turn(&format!("slice + {k}u")));
         }
         out
     }
 
+    /// One turn of the loop: step `at` of each row, times the activations of every token.
+    fn turn(&self, rows: &[Lane], first: usize, at: &str) -> String {
+        let shape = steps(self.parts[rows[0].matrix].layout.ty);
+        let slices = self.threads / TILE;
+        // Where the slices are whole blocks, a lane's part of its blocks is always the same.
+        let (block, part) = match shape.parts {
+            1 => (at.to_owned(), "0u".to_owned()),
+            p if slices.is_multiple_of(p) => (format!("({at}) / {p}u"), format!("slice % {p}u")),
+            p => (format!("({at}) / {p}u"), format!("({at}) % {p}u")),
+        };
+        let mut out = format!("  {{\n    let block = {block}; let part = {part};\n");
+        for (r, lane) in rows.iter().enumerate() {
+            let ty = self.parts[lane.matrix].layout.ty;
+            let (name, matrix, tile) = (wgsl_name(ty), lane.matrix, &lane.tile);
+            out += &match ty.is_float() {
+                true => format!("    let w{r}_0 = numbers_{name}(M{matrix}, {tile}, row, block);\n"),
+                false => format!("    let l{r} = step_{name}(M{matrix}, {tile}, row, block, part);\n"),
+            };
+            if !ty.is_float() {
+                for c in 0..shape.chunks {
+                    out += &format!("    let w{r}_{c} = ready_{name}(l{r}[{c}]);\n");
+                }
+            }
+        }
+        for c in 0..shape.chunks {
+            let float = self.parts[rows[0].matrix].layout.ty.is_float();
+            let chunk = if float { "block".to_owned() } else { format!("l0[{c}].at") };
+            let mut sums = String::new();
+            for (r, lane) in rows.iter().enumerate() {
+                let name = wgsl_name(self.parts[lane.matrix].layout.ty);
+                let sum = match self.tokens {
+                    1 => format!("{}u", first + r),
+                    _ => format!("{}u + t", (first + r) * self.tokens),
+                };
+                sums += &format!(" acc[{sum}] += product_{name}(w{r}_{c}, x);");
+            }
+            out += &match self.tokens {
+                1 => format!("    {{ let x = load_x(token, {chunk});{sums} }}\n"),
+                _ => format!(
+                    "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{sums} }}\n"
+                ),
+            };
+        }
+        out + "  }\n"
+    }
+
     /// The grid for so many tokens.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [u32(self.tiles()), tokens.div_ceil(u32(self.tokens)), 1]
+        [u32(self.output_tiles().div_ceil(self.tiles)), tokens.div_ceil(u32(self.tokens)), 1]
     }
 
     /// Groups of a token's input.

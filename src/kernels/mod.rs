@@ -127,6 +127,11 @@ pub fn padded(elements: usize) -> usize {
     elements.next_multiple_of(crate::quant::CHUNK)
 }
 
+/// Sums of squares of a vector, one per group, as a buffer has them: whole vectors of four.
+pub fn squares(elements: usize) -> usize {
+    groups(elements).next_multiple_of(4)
+}
+
 fn u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

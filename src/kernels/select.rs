@@ -12,13 +12,15 @@ pub const FAILED: u32 = u32::MAX;
 pub struct Select {
     /// Logits.
     pub vocab: usize,
+    /// Lanes: a power of two.
+    pub threads: usize,
 }
 
 impl Select {
     /// The shader.
     pub fn shader(&self, form: Form) -> Shader {
         let mut source = Source::new(form);
-        source.set("TILES", self.vocab.div_ceil(TILE));
+        source.set("TILES", self.vocab.div_ceil(TILE)).set("THREADS", self.threads);
         Shader {
             name: "select",
             source: source.build("select.wgsl"),

@@ -107,7 +107,11 @@ impl Source {
             if products {
                 let mut own = self.clone();
                 let halves = self.flags.contains("F16") || self.flags.contains("F16_STORED");
+                let levels = ty.levels();
                 own.set("TYPE", &name).flag("IS_F16", ty == Type::F16 && halves);
+                own.set("LEVEL_BIAS", format_args!("{:.1}", f64::from(levels.bias)));
+                own.flag("PAIRED", levels.paired).flag("MINS", levels.mins);
+                own.flag("BIASED", levels.bias > 0 && self.flags.contains("INTEGER"));
                 let mac = if ty.is_float() { "mac_numbers.wgsl" } else { "mac_levels.wgsl" };
                 own.expand_file(mac, &mut text);
             }

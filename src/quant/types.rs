@@ -156,6 +156,17 @@ pub struct Plane {
     pub count: usize,
 }
 
+/// Levels as a shader decodes them: bytes, signed, from which a constant is taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// The constant.
+    pub bias: u32,
+    /// Elements have a minimum.
+    pub mins: bool,
+    /// Both groups of a chunk share their scale and minimum.
+    pub paired: bool,
+}
+
 const fn plane(offset: usize, width: usize, count: usize) -> Plane {
     Plane { offset, width, count }
 }
@@ -179,6 +190,18 @@ impl Type {
             Type::Q8_K => const { &[plane(4, 16, 18), plane(0, 4, 1)] },
             _ => return None,
         })
+    }
+
+    /// How the snippets of `shaders/blocks` give the levels of a type: see [`Levels`].
+    pub const fn levels(self) -> Levels {
+        let (bias, mins, paired) = match self {
+            Type::Q4_0 => (8, false, true),
+            Type::Q5_0 => (16, false, true),
+            Type::Q6_K => (32, false, false),
+            Type::Q4_1 | Type::Q5_1 | Type::Q4_K | Type::Q5_K => (0, true, true),
+            _ => (0, false, true),
+        };
+        Levels { bias, mins, paired }
     }
 
     /// Elements in a block of the packed layout: a whole number of chunks.

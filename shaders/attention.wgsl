@@ -35,9 +35,9 @@ var<immediate> args: Args;
 #include "kv.wgsl"
 
 const THREADS: u32 = ${THREADS}u;
-const KPL: u32 = 2u;             // keys of a lane in a tile
+const KPL: u32 = ${KPL}u;             // keys of a lane in a tile
 const KEYS: u32 = KPL * THREADS; // keys of a tile
-const AHEAD: u32 = 8u;           // values that are asked for at once
+const AHEAD: u32 = ${AHEAD}u;           // values that are asked for at once
 const BU: u32 = ${BU}u;          // units of a key that are asked for at once; divides DU
 const HB: u32 = ${HB}u;          // query heads of a workgroup
 const GROUP: u32 = HEADS / KV_HEADS;
@@ -78,6 +78,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let begin = min(split * per_split, keys);
   let end = min(begin + per_split, keys);
 
+  // What the first tile needs is asked for before the queries are ready: keys, then values.
+  let unit = lid % DU;
+  let slice = lid / DU;
+  var ks: array<vec4<u32>, ${LOADS}>; // (BU, KPL) of a tile's first units
+  var vs: array<vec4<u32>, AHEAD>;    // a tile's first values
+#repeat n BU
+#repeat p KPL
+  ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(begin + lid + ${p}u * THREADS, end - 1u), 0u + ${n}u)];
+#end
+#end
+#repeat n AHEAD
+  vs[${n}u] = cache[value_at(kv_head, min(begin + slice + ${n}u * VS, end - 1u), unit)];
+#end
+
   for (var i = lid; i < HB * DV; i += THREADS) {
     let j = i / DV;
     var v = vec4<f32>(0.0);
@@ -104,45 +118,68 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 
   var top: array<f32, HB>;
   var sum: array<f32, HB>;
-  for (var j = 0u; j < HB; j++) { top[j] = -3.4e38; sum[j] = 0.0; }
+#repeat j HB
+  top[${j}u] = -3.4e38;
+  sum[${j}u] = 0.0;
+#end
   var acc: array<vec4<f32>, ${ACC}>; // (HB, UV)
-  let unit = lid % DU;
-  let slice = lid / DU;
   for (var k0 = begin; k0 < end; k0 += KEYS) {
     // Scores. Keys beyond the end are read as the last one and do not count.
     var s: array<f32, ${SCORES}>; // (KPL, HB)
-    if k0 + lid < end || k0 + THREADS + lid < end {
-      for (var u0 = 0u; u0 < DU; u0 += BU) {
-        var v: array<vec4<u32>, ${LOADS}>; // (BU, KPL)
-        for (var n = 0u; n < BU; n++) {
-          for (var p = 0u; p < KPL; p++) {
-            v[n * KPL + p] = cache[key_at(kv_head, min(k0 + p * THREADS + lid, end - 1u), u0 + n)];
-          }
-        }
-        for (var n = 0u; n < BU; n++) {
-          for (var p = 0u; p < KPL; p++) {
+#repeat n BU
+#repeat p KPL
+    {
+      var v = ks[${n}u * KPL + ${p}u];
 #if DECODE
-            if min(k0 + p * THREADS + lid, end - 1u) == position { v[n * KPL + p] = k_new[u0 + n]; }
+      if min(k0 + ${p}u * THREADS + lid, end - 1u) == position { v = k_new[0u + ${n}u]; }
 #endif
-            let k = loaded(v[n * KPL + p]);
-            for (var j = 0u; j < HB; j++) {
-              let at = j * DV + (u0 + n) * UV;
-              s[p * HB + j] += dot(q[at], k[0]);
-#if KV_F16
-              s[p * HB + j] += dot(q[at + 1u], k[1]);
+      let k = loaded(v);
+#repeat j HB
+#repeat i UV
+      s[${p}u * HB + ${j}u] += dot(q[${j}u * DV + (0u + ${n}u) * UV + ${i}u], k[${i}u]);
+#end
+#end
+    }
+#end
+#end
+    for (var u0 = BU; u0 < DU; u0 += BU) {
+#repeat n BU
+#repeat p KPL
+      ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(k0 + lid + ${p}u * THREADS, end - 1u), u0 + ${n}u)];
+#end
+#end
+#repeat n BU
+#repeat p KPL
+      {
+        var v = ks[${n}u * KPL + ${p}u];
+#if DECODE
+        if min(k0 + ${p}u * THREADS + lid, end - 1u) == position { v = k_new[u0 + ${n}u]; }
 #endif
-            }
-          }
-        }
+        let k = loaded(v);
+#repeat j HB
+#repeat i UV
+        s[${p}u * HB + ${j}u] += dot(q[${j}u * DV + (u0 + ${n}u) * UV + ${i}u], k[${i}u]);
+#end
+#end
       }
+#end
+#end
     }
-    for (var p = 0u; p < KPL; p++) {
-      if k0 + p * THREADS + lid >= end {
-        for (var j = 0u; j < HB; j++) { s[p * HB + j] = -3.4e38; }
-      }
-    }
-    for (var j = 0u; j < HB; j++) { lanes[j * THREADS + lid] = max(s[j], s[HB + j]); }
+#repeat j HB
+#repeat p KPL
+    s[${p}u * HB + ${j}u] = select(-3.4e38, s[${p}u * HB + ${j}u], k0 + ${p}u * THREADS + lid < end);
+#end
+    lanes[${j}u * THREADS + lid] = max(s[${j}u], s[HB + ${j}u]);
+#end
     workgroupBarrier();
+    // The keys of the next tile, while this one's are at work.
+    if k0 + KEYS < end {
+#repeat n BU
+#repeat p KPL
+      ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(k0 + KEYS + lid + ${p}u * THREADS, end - 1u), 0u + ${n}u)];
+#end
+#end
+    }
     if lid < 16u * HB {
       let first = lid / 16u * THREADS + lid % 16u;
       var m = lanes[first];
@@ -150,71 +187,86 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       sixteenths[lid >> 2u][lid & 3u] = m;
     }
     workgroupBarrier();
-    for (var j = 0u; j < HB; j++) {
-      let m4 = max(max(sixteenths[4u * j], sixteenths[4u * j + 1u]), max(sixteenths[4u * j + 2u], sixteenths[4u * j + 3u]));
-      let m = max(max(max(m4.x, m4.y), max(m4.z, m4.w)), top[j]);
-      let shrink = exp(top[j] - m);
-      top[j] = m;
-      sum[j] *= shrink;
-      for (var i = 0u; i < UV; i++) { acc[j * UV + i] *= shrink; }
-      for (var p = 0u; p < KPL; p++) {
-        let e = select(0.0, exp(s[p * HB + j] - m), k0 + p * THREADS + lid < end);
-        sum[j] += e;
-        weights[j * KEYS + p * THREADS + lid] = e;
-      }
+#repeat j HB
+    {
+      let m4 = max(max(sixteenths[4u * ${j}u], sixteenths[4u * ${j}u + 1u]), max(sixteenths[4u * ${j}u + 2u], sixteenths[4u * ${j}u + 3u]));
+      let m = max(max(max(m4.x, m4.y), max(m4.z, m4.w)), top[${j}u]);
+      let shrink = exp(top[${j}u] - m);
+      top[${j}u] = m;
+      sum[${j}u] *= shrink;
+#repeat i UV
+      acc[${j}u * UV + ${i}u] *= shrink;
+#end
+#repeat p KPL
+      let e${p} = select(0.0, exp(s[${p}u * HB + ${j}u] - m), k0 + ${p}u * THREADS + lid < end);
+      sum[${j}u] += e${p};
+      weights[${j}u * KEYS + ${p}u * THREADS + lid] = e${p};
+#end
     }
+#end
     workgroupBarrier();
     // Values. Keys beyond the end are read as the last one, with weight 0.
-    let count = min(end - k0, KEYS);
+    let stop = min(k0 + KEYS, end);
     if slice < VS {
-      for (var k = slice; k < count; k += AHEAD * VS) {
-        var v: array<vec4<u32>, AHEAD>;
-        for (var n = 0u; n < AHEAD; n++) { v[n] = cache[value_at(kv_head, min(k0 + k + n * VS, end - 1u), unit)]; }
-        for (var n = 0u; n < AHEAD; n++) {
-          let key = k + n * VS;
-#if DECODE
-          if min(k0 + key, end - 1u) == position { v[n] = v_new[unit]; }
-#endif
-          let x = loaded(v[n]);
-          let inside = key < count;
-          for (var j = 0u; j < HB; j++) {
-            let f = select(0.0, weights[j * KEYS + min(key, KEYS - 1u)], inside);
-            acc[j * UV] += f * x[0];
-#if KV_F16
-            acc[j * UV + 1u] += f * x[1];
-#endif
-          }
+      for (var k = k0 + slice; k < stop; k += AHEAD * VS) {
+        if k != k0 + slice {
+#repeat n AHEAD
+          vs[${n}u] = cache[value_at(kv_head, min(k + ${n}u * VS, end - 1u), unit)];
+#end
         }
+#repeat n AHEAD
+        {
+          let key = k + ${n}u * VS;
+          var v = vs[${n}u];
+#if DECODE
+          if min(key, end - 1u) == position { v = v_new[unit]; }
+#endif
+          let x = loaded(v);
+#repeat j HB
+          let f${j} = select(0.0, weights[${j}u * KEYS + min(key - k0, KEYS - 1u)], key < stop);
+#repeat i UV
+          acc[${j}u * UV + ${i}u] += f${j} * x[${i}u];
+#end
+#end
+        }
+#end
       }
+    }
+    if k0 + KEYS < end {
+#repeat n AHEAD
+      vs[${n}u] = cache[value_at(kv_head, min(k0 + KEYS + slice + ${n}u * VS, end - 1u), unit)];
+#end
     }
     workgroupBarrier();
   }
 
   // The sums over slices and lanes.
-  for (var j = 0u; j < HB; j++) { lanes[j * THREADS + lid] = sum[j]; }
-  for (var j0 = 0u; j0 < HB; j0 += HA) {
-    if slice < VS {
-      for (var j = 0u; j < HA; j++) {
-        for (var i = 0u; i < UV; i++) {
-          sums[(j * VS + slice) * DV + unit * UV + i] = acc[(j0 + j) * UV + i];
-        }
-      }
-    }
-    workgroupBarrier();
-    if j0 == 0u && lid < 16u * HB {
-      let first = lid / 16u * THREADS + lid % 16u;
-      var a = lanes[first];
-      for (var i = 1u; i < PER16; i++) { a += lanes[first + 16u * i]; }
-      sixteenths[lid >> 2u][lid & 3u] = a;
-    }
-    for (var t = lid; t < HA * DV; t += THREADS) {
-      let at = t / DV * VS * DV + t % DV;
-      var a = sums[at];
-      for (var i = 1u; i < VS; i++) { a += sums[at + i * DV]; }
-      result[j0 * DV + t] = a;
-    }
-    workgroupBarrier();
+#repeat j HB
+  lanes[${j}u * THREADS + lid] = sum[${j}u];
+#end
+#repeat r ROUNDS
+  if slice < VS {
+#repeat j HA
+#repeat i UV
+    sums[(${j}u * VS + slice) * DV + unit * UV + ${i}u] = acc[(${r}u * HA + ${j}u) * UV + ${i}u];
+#end
+#end
   }
+  workgroupBarrier();
+  if ${r}u == 0u && lid < 16u * HB {
+    let first = lid / 16u * THREADS + lid % 16u;
+    var a = lanes[first];
+    for (var i = 1u; i < PER16; i++) { a += lanes[first + 16u * i]; }
+    sixteenths[lid >> 2u][lid & 3u] = a;
+  }
+  for (var t = lid; t < HA * DV; t += THREADS) {
+    let at = t / DV * VS * DV + t % DV;
+    var a = sums[at];
+    for (var i = 1u; i < VS; i++) { a += sums[at + i * DV]; }
+    result[${r}u * HA * DV + t] = a;
+  }
+  workgroupBarrier();
+#end
 #if INLINE
 #if WHOLE_GROUPS
   if args.splits == 1u {
@@ -233,12 +285,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   for (var t = lid; t < live_heads * DV; t += THREADS) {
     parts[part_at(token, head0 + t / DV, split) + t % DV] = result[t];
   }
-  for (var j = 0u; j < HB; j++) {
-    if lid == j && j < live_heads {
-      let all = sixteenths[4u * j] + sixteenths[4u * j + 1u] + sixteenths[4u * j + 2u] + sixteenths[4u * j + 3u];
-      parts[part_at(token, head0 + j, split) + DV] = vec4<f32>(top[j], dot(all, vec4<f32>(1.0)), 0.0, 0.0);
-    }
+#repeat j HB
+  if lid == ${j}u && ${j}u < live_heads {
+    let all = sixteenths[4u * ${j}u] + sixteenths[4u * ${j}u + 1u] + sixteenths[4u * ${j}u + 2u] + sixteenths[4u * ${j}u + 3u];
+    parts[part_at(token, head0 + ${j}u, split) + DV] = vec4<f32>(top[${j}u], dot(all, vec4<f32>(1.0)), 0.0, 0.0);
   }
+#end
 #if INLINE
   storageBarrier();
   workgroupBarrier();

@@ -41,17 +41,19 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
   let inverse = bitcast<f32>((254u - e) << 23u);
   var a = v;
   var sum = 0.0;
-  for (var k = 0u; k < 4u; k++) {
+#repeat k 4
+  {
 #if F16
-    let q = vec4<f16>(a[k] * inverse);
+    let q = vec4<f16>(a[${k}u] * inverse);
     sum += dot(vec4<f32>(q), ones);
 #else
-    let s = a[k] * inverse;
+    let s = a[${k}u] * inverse;
     let q = vec2<u32>(pack2x16float(s.xy), pack2x16float(s.zw));
     sum += dot(vec4<f32>(unpack2x16float(q.x), unpack2x16float(q.y)), ones);
 #endif
-    if k == i { oq[4u * g + i] = q; }
+    if ${k}u == i { oq[4u * g + i] = q; }
   }
+#end
   if i == 0u { om[g] = vec2<f32>(scale, sum * scale); }
 #endif
 #endif

@@ -141,7 +141,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
   var acc: array<f32, ${SUMS}>; // (R, T)
 ${LOOPS}
-  for (var k = 0u; k < R * T; k++) { partial[(k * 16u + row) * PITCH + (slice >> 2u)][slice & 3u] = acc[k]; }
+#repeat k SUMS
+  partial[(${k}u * 16u + row) * PITCH + (slice >> 2u)][slice & 3u] = acc[${k}u];
+#end
 #if NORM
   if i < T { squares[lid >> 2u][lid & 3u] = square; }
 #endif

@@ -45,44 +45,79 @@ fn raw(token: u32, at: u32) -> f32 {
 #endif
 }
 
-// Element d of the head that begins at `at`, turned for its position.
-fn turned(token: u32, at: u32, d: u32, position: u32) -> f32 {
-  if d >= D { return 0.0; }
-  if d >= ROTATED { return raw(token, at + d); }
-#if NEIGHBOURS
-  let pair = d >> 1u;
-  let a = raw(token, at + 2u * pair);
-  let b = raw(token, at + 2u * pair + 1u);
-  let first = (d & 1u) == 0u;
-#else
-  let pair = d % (ROTATED / 2u);
-  let a = raw(token, at + pair);
-  let b = raw(token, at + pair + ROTATED / 2u);
-  let first = d < ROTATED / 2u;
-#endif
-  let turn = rope[position * (ROTATED / 2u) + pair]; // cosine, sine
-  return select(a * turn.y + b * turn.x, a * turn.x - b * turn.y, first);
-}
-
+// Four elements from d on of the head that begins at `at`, turned for their position. Everything
+// is loaded first, from places that exist, and chosen after: loads in branches would wait for each
+// other.
 fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
-  return vec4<f32>(turned(token, at, d, position), turned(token, at, d + 1u, position),
-                   turned(token, at, d + 2u, position), turned(token, at, d + 3u, position));
+  var v: vec4<f32>;
+#if NEIGHBOURS
+  var own: array<f32, 4>;
+  var turn: array<vec2<f32>, 2>; // cosine, sine
+#repeat i 4
+  own[${i}u] = raw(token, at + min(d + ${i}u, D - 1u));
+#end
+#repeat i 2
+  {
+    turn[${i}u] = rope[position * (ROTATED / 2u) + min(d / 2u + ${i}u, ROTATED / 2u - 1u)];
+  }
+#end
+#repeat i 4
+  {
+    let a = own[${i}u & 2u];
+    let b = own[(${i}u & 2u) + 1u];
+    let t = turn[${i}u >> 1u];
+    v[${i}u] = select(a * t.y + b * t.x, a * t.x - b * t.y, (${i}u & 1u) == 0u);
+    v[${i}u] = select(v[${i}u], own[${i}u], d + ${i}u >= ROTATED);
+  }
+#end
+#else
+  const HALF = ROTATED / 2u;
+  var own: array<f32, 4>;
+  var other: array<f32, 4>;
+  var turn: array<vec2<f32>, 4>; // cosine, sine
+#repeat i 4
+  {
+    let e = min(d + ${i}u, D - 1u);
+    own[${i}u] = raw(token, at + e);
+    other[${i}u] = raw(token, at + select(min(e - HALF, D - 1u), e + HALF, e < HALF));
+    turn[${i}u] = rope[position * HALF + min(select(e - HALF, e, e < HALF), HALF - 1u)];
+  }
+#end
+#repeat i 4
+  {
+    let t = turn[${i}u];
+    v[${i}u] = select(other[${i}u] * t.y + own[${i}u] * t.x, own[${i}u] * t.x - other[${i}u] * t.y, d + ${i}u < HALF);
+    v[${i}u] = select(v[${i}u], own[${i}u], d + ${i}u >= ROTATED);
+  }
+#end
+#endif
+#repeat i 4
+  v[${i}u] = select(v[${i}u], 0.0, d + ${i}u >= D);
+#end
+  return v;
 }
 fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
-  var v = vec4<f32>(0.0);
-  for (var i = 0u; i < 4u; i++) {
-    if d + i < D { v[i] = raw(token, at + d + i); }
-  }
+  var v: vec4<f32>;
+#repeat i 4
+  v[${i}u] = raw(token, at + min(d + ${i}u, D - 1u));
+#end
+#repeat i 4
+  v[${i}u] = select(v[${i}u], 0.0, d + ${i}u >= D);
+#end
   return v;
 }
 
 fn key_unit(token: u32, head: u32, unit: u32, position: u32) -> vec4<u32> {
   var v: Unit;
-  for (var i = 0u; i < UV; i++) { v[i] = turned4(token, K_AT + head * D, unit * UE + 4u * i, position); }
+#repeat i UV
+  v[${i}u] = turned4(token, K_AT + head * D, unit * UE + 4u * ${i}u, position);
+#end
   return stored(v);
 }
 fn value_unit(token: u32, head: u32, unit: u32) -> vec4<u32> {
   var v: Unit;
-  for (var i = 0u; i < UV; i++) { v[i] = raw4(token, V_AT + head * D, unit * UE + 4u * i); }
+#repeat i UV
+  v[${i}u] = raw4(token, V_AT + head * D, unit * UE + 4u * ${i}u);
+#end
   return stored(v);
 }

@@ -3,14 +3,16 @@
 fn product_${TYPE}(v: array<vec4<f32>, 8>, x: X) -> f32 {
   var w = v;
   var a = 0.0; var b = 0.0;
-  for (var i = 0u; i < 4u; i++) {
+#repeat i 4
+  {
 #if IS_F16
-    a += product4(Number4(w[i]), x.n[i]);
-    b += product4(Number4(w[i + 4u]), x.n[i + 4u]);
+    a += product4(Number4(w[${i}u]), x.n[${i}u]);
+    b += product4(Number4(w[${i}u + 4u]), x.n[${i}u + 4u]);
 #else
-    a += dot(w[i], x4(x, i));
-    b += dot(w[i + 4u], x4(x, i + 4u));
+    a += dot(w[${i}u], x4(x, ${i}u));
+    b += dot(w[${i}u + 4u], x4(x, ${i}u + 4u));
 #endif
   }
+#end
   return x.m.x * a + x.m.z * b;
 }

@@ -40,12 +40,14 @@ fn merge(token: u32, first: u32, count: u32, splits: u32, lid: u32, threads: u32
       var sum = 0.0;
       for (var s = 0u; s < splits; s += 8u) {
         var p: array<vec4<f32>, 8>;
-        for (var n = 0u; n < 8u; n++) { p[n] = parts[at + min(s + n, splits - 1u) * (DV + 1u)]; }
-        for (var n = 0u; n < 8u; n++) {
-          let f = select(0.0, factors[h + min(s + n, splits - 1u)], s + n < splits);
-          v += p[n] * f;
-          sum += ends[h + min(s + n, splits - 1u)].y * f;
-        }
+#repeat n 8
+        p[${n}u] = parts[at + min(s + ${n}u, splits - 1u) * (DV + 1u)];
+#end
+#repeat n 8
+        let f${n} = select(0.0, factors[h + min(s + ${n}u, splits - 1u)], s + ${n}u < splits);
+        v += p[${n}u] * f${n};
+        sum += ends[h + min(s + ${n}u, splits - 1u)].y * f${n};
+#end
       }
       v /= sum;
 #else

@@ -23,12 +23,16 @@ fn main(@builtin(local_invocation_index) lid: u32) {
   // ones may be asked for twice.
   for (var i = lid; i < TILES; i += 8u * THREADS) {
     var b: array<vec2<u32>, 8>;
-    for (var n = 0u; n < 8u; n++) { b[n] = best[min(i + n * THREADS, TILES - 1u)]; }
-    for (var n = 0u; n < 8u; n++) {
-      bad = bad || (b[n].x & 0x7f800000u) == 0x7f800000u;
-      let v = bitcast<f32>(b[n].x);
-      if v > top || (v == top && b[n].y < row) { top = v; row = b[n].y; }
+#repeat n 8
+    b[${n}u] = best[min(i + ${n}u * THREADS, TILES - 1u)];
+#end
+#repeat n 8
+    {
+      bad = bad || (b[${n}u].x & 0x7f800000u) == 0x7f800000u;
+      let v = bitcast<f32>(b[${n}u].x);
+      if v > top || (v == top && b[${n}u].y < row) { top = v; row = b[${n}u].y; }
     }
+#end
   }
   // A failure outweighs every logit.
   values[lid] = select(top, 3.4e38, bad);

@@ -24,6 +24,8 @@ pub(super) struct Account {
     kernels: Vec<Line>,
     /// Starting dispatches, each of which waits for the one before.
     between_kernels_us: f64,
+    /// What is left of the device's time: kernels that share or keep each other from something.
+    rest_us: f64,
     /// The whole step on the device.
     gpu_us: f64,
     /// A token by the clock on the wall.
@@ -32,8 +34,6 @@ pub(super) struct Account {
     host_record_us: f64,
     /// The wall's time that the device was not seen busy.
     host_waits_us: f64,
-    /// What stamping has added to each dispatch and has been taken off.
-    stamp_us: f64,
 }
 
 impl Account {
@@ -45,7 +45,7 @@ impl Account {
             .into_iter()
             .map(|row| {
                 let calls = row.calls as f64;
-                let start = (calls * limits.dispatch_us).min(row.us);
+                let start = (calls * limits.dispatch_us).min(row.us.max(0.0));
                 between += start;
                 let us = row.us - start;
                 Line {
@@ -59,21 +59,22 @@ impl Account {
                 }
             })
             .collect();
+        let rest_us = profile.gpu_us - between - kernels.iter().map(|l| l.us).sum::<f64>();
         kernels.sort_by(|a, b| b.us.total_cmp(&a.us));
         Account {
             kernels,
             between_kernels_us: between,
+            rest_us,
             gpu_us: profile.gpu_us,
             wall_us,
             host_record_us: decode.cpu_encode_us_per_token.unwrap_or(0.0),
             host_waits_us: wall_us - profile.gpu_us,
-            stamp_us: profile.stamp_us,
         }
     }
 
     pub(super) fn table(&self) -> String {
         let wall = self.wall_us;
-        let width = self.kernels.iter().map(|l| l.kernel.len()).max().unwrap_or(0).max(24);
+        let width = self.kernels.iter().map(|l| l.kernel.len()).max().unwrap_or(0).max(30);
         let mut out = format!(
             "\n{:width$} {:>5} {:>9} {:>9} {:>6} {:>8} {:>6}\n",
             "kernel", "calls", "us a call", "us", "share", "MB", "GB/s"
@@ -94,12 +95,10 @@ impl Account {
             out += &format!("{what:width$} {:>25.1} {:>5.1}%\n", us, 100.0 * us / wall);
         };
         line("between kernels", self.between_kernels_us);
+        line("what kernels do to each other", self.rest_us);
         line("device idle", self.host_waits_us);
         line("a token on the wall", self.wall_us);
-        out += &format!(
-            "recording took the host {:.0} us a token, beside the device; {:.2} us a stamp are taken off\n",
-            self.host_record_us, self.stamp_us
-        );
+        out += &format!("recording took the host {:.0} us a token, beside the device\n", self.host_record_us);
         out
     }
 }

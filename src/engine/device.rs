@@ -188,7 +188,7 @@ pub(super) struct Gpu {
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
-    /// The device can say when a dispatch has ended.
+    /// The device can say how long a pass takes.
     pub(super) clock: bool,
     checked: bool,
     pipelines: RefCell<HashMap<Shader, Arc<Pipeline>>>,
@@ -210,7 +210,7 @@ impl Gpu {
         let native_f16 = has.contains(Features::SHADER_F16) && !forms.no_f16;
         let subgroups = has.contains(Features::SUBGROUP) && !forms.no_subgroups;
         let inline_merge = has.contains(Features::MEMORY_DECORATION_COHERENT) && !forms.no_coherent;
-        let math = options.math.unwrap_or(if native_f16 { Math::F16 } else { Math::F32 });
+        let math = options.math.unwrap_or(Math::Int16);
         let kv = options.kv.unwrap_or(match math {
             Math::F32 => Kv::F32,
             Math::F16 | Math::Int16 | Math::Int8 => Kv::F16,
@@ -220,8 +220,8 @@ impl Gpu {
         features.set(Features::SHADER_F16, native_f16);
         features.set(Features::SUBGROUP, subgroups);
         features.set(Features::MEMORY_DECORATION_COHERENT, inline_merge);
-        let clock = has.contains(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES);
-        features.set(Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES, clock);
+        let clock = has.contains(Features::TIMESTAMP_QUERY);
+        features.set(Features::TIMESTAMP_QUERY, clock);
         let descriptor = wgpu::DeviceDescriptor {
             label: None,
             required_features: features,

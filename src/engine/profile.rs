@@ -1,7 +1,7 @@
 //! Where a step's time goes, and what the device could do at most.
 //!
-//! The device writes the time at which each dispatch has ended. Writing it costs time itself, so
-//! the same step is also timed as a whole, and what the stamps have added is taken off evenly.
+//! A kernel costs what a step without it is faster by. (Stamps between dispatches would tell less:
+//! each drains the device, so that they take longer than many kernels do, and not evenly.)
 
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct Row {
     pub kernel: String,
     /// Its dispatches in a step.
     pub calls: usize,
-    /// Time of all of them, from the end of the dispatch before, in µs.
+    /// What all of them add to the step, their starts included, in µs.
     pub us: f64,
     /// Bytes of weights, keys and values that they read.
     pub bytes: u64,
@@ -40,57 +40,51 @@ pub struct Row {
 pub struct Profile {
     /// Per kernel, in the order of the first call.
     pub rows: Vec<Row>,
-    /// The whole step on the device, without stamps, in µs: the rows' sum.
+    /// The whole step on the device in µs. The rows' sum differs from it by what kernels share or
+    /// keep each other from.
     pub gpu_us: f64,
-    /// What a stamp has added to a dispatch and has been taken off, in µs.
-    pub stamp_us: f64,
 }
 
-/// Times a pass of dispatches on the device, as often as asked; medians in µs. With `stamps` there
-/// is one figure per dispatch, else one for all.
+/// Times passes on the device.
 pub(super) struct Clock {
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
     landing: wgpu::Buffer,
-    count: u32,
     /// ns of a tick.
     period: f64,
 }
 
 impl Clock {
-    pub(super) fn new(gpu: &Gpu, count: u32) -> Result<Clock> {
-        let bytes = 8 * u64::from(count);
+    pub(super) fn new(gpu: &Gpu) -> Result<Clock> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let resolve = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         Ok(Clock {
             queries: gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: None,
                 ty: wgpu::QueryType::Timestamp,
-                count,
+                count: 2,
             }),
-            resolved: gpu.buffer("time stamps", bytes, resolve)?,
-            landing: gpu.buffer("time stamps", bytes, usage)?,
-            count,
+            resolved: gpu.buffer("time stamps", 16, resolve)?,
+            landing: gpu.buffer("time stamps", 16, usage)?,
             period: f64::from(gpu.queue.get_timestamp_period()),
         })
     }
 
-    /// Runs a pass that writes all stamps; gives the times between them in µs.
-    pub(super) fn run(
-        &self,
-        gpu: &Gpu,
-        record: impl FnOnce(&mut wgpu::ComputePass<'_>, &wgpu::QuerySet),
-    ) -> Result<Vec<f64>> {
+    /// Runs a pass; gives its time in µs.
+    pub(super) fn run(&self, gpu: &Gpu, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            record(&mut pass, &self.queries);
-        }
-        let bytes = 8 * u64::from(self.count);
-        encoder.resolve_query_set(&self.queries, 0..self.count, &self.resolved, 0);
-        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.landing, 0, bytes);
+        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &self.queries,
+                beginning_of_pass_write_index: Some(0),
+                end_of_pass_write_index: Some(1),
+            }),
+        }));
+        encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.landing, 0, 16);
         let index = gpu.queue.submit([encoder.finish()]);
-        let slice = self.landing.slice(..bytes);
+        let slice = self.landing.slice(..16);
         slice.map_async(wgpu::MapMode::Read, |_| ());
         gpu.wait(&index)?;
         let view = slice
@@ -99,8 +93,7 @@ impl Clock {
         let stamps = bytemuck::pod_collect_to_vec::<u8, u64>(&view);
         drop(view);
         self.landing.unmap();
-        let us = |pair: &[u64]| pair[1].saturating_sub(pair[0]) as f64 * self.period / 1e3;
-        Ok(stamps.windows(2).map(us).collect())
+        Ok(stamps[1].saturating_sub(stamps[0]) as f64 * self.period / 1e3)
     }
 }
 
@@ -111,61 +104,56 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
     (at(numbers.len().saturating_sub(1) / 2) + at(numbers.len() / 2)) / 2.0
 }
 
-/// Runs of a whole step, and of a step with stamps.
-const RUNS: usize = 24;
-/// Steps of a whole run.
-const STEPS: u32 = 8;
+/// Runs of a step in each form, and steps of a run.
+const RUNS: usize = 15;
+const STEPS: usize = 8;
 
 pub(super) fn profile(gpu: &Gpu, programs: &Programs, position: usize) -> Result<Option<Profile>> {
     if !gpu.clock {
         return Ok(None);
     }
     let dispatches: Vec<&Dispatch> = programs.decode_dispatches().collect();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut row_of = Vec::new();
+    for d in &dispatches {
+        let kernel = d.label();
+        let at = rows.iter().position(|r| r.kernel == kernel).unwrap_or_else(|| {
+            rows.push(Row { kernel, calls: 0, us: 0.0, bytes: 0 });
+            rows.len() - 1
+        });
+        rows[at].calls += 1;
+        rows[at].bytes += d.bytes(position, gpu.form.kv);
+        row_of.push(at);
+    }
     let step = Step::decode(position, 0);
     let greedy = Sampling::greedy();
-    let whole = Clock::new(gpu, 2)?;
-    let each = Clock::new(gpu, dispatches.len() as u32 + 1)?;
-    let mut wholes = Vec::new();
-    let mut eaches: Vec<Vec<f64>> = vec![Vec::new(); dispatches.len()];
-    for run in 0..2 * RUNS {
-        let time = whole.run(gpu, |pass, queries| {
-            pass.write_timestamp(queries, 0);
+    let clock = Clock::new(gpu)?;
+    let once = |without: Option<usize>| -> Result<f64> {
+        let us = clock.run(gpu, |pass| {
             for _ in 0..STEPS {
-                dispatches.iter().for_each(|d| d.record(pass, &step, &greedy));
-            }
-            pass.write_timestamp(queries, 1);
-        })?;
-        let times = each.run(gpu, |pass, queries| {
-            pass.write_timestamp(queries, 0);
-            for (i, d) in (1..).zip(&dispatches) {
-                d.record(pass, &step, &greedy);
-                pass.write_timestamp(queries, i);
+                let of_step = dispatches.iter().zip(&row_of).filter(|(_, row)| Some(**row) != without);
+                of_step.for_each(|(d, _)| d.record(pass, &step, &greedy));
             }
         })?;
-        // The first half warms up.
-        if run >= RUNS {
-            wholes.push(time[0] / f64::from(STEPS));
-            eaches.iter_mut().zip(times).for_each(|(all, time)| all.push(time));
+        Ok(us / STEPS as f64)
+    };
+    for _ in 0..RUNS {
+        once(None)?;
+    }
+    // Turn and turn about, so that a clock that drifts drifts for all.
+    let mut wholes = Vec::new();
+    let mut withouts = vec![Vec::new(); rows.len()];
+    for _ in 0..RUNS {
+        wholes.push(once(None)?);
+        for (i, all) in withouts.iter_mut().enumerate() {
+            all.push(once(Some(i))?);
         }
     }
     let gpu_us = median(wholes);
-    let times: Vec<f64> = eaches.into_iter().map(median).collect();
-    let stamp_us = (times.iter().sum::<f64>() - gpu_us) / times.len() as f64;
-    let mut rows: Vec<Row> = Vec::new();
-    for (d, time) in dispatches.iter().zip(times) {
-        let kernel = d.label();
-        let bytes = d.bytes(position, gpu.form.kv);
-        let us = time - stamp_us;
-        match rows.iter_mut().find(|r| r.kernel == kernel) {
-            Some(row) => {
-                row.calls += 1;
-                row.us += us;
-                row.bytes += bytes;
-            }
-            None => rows.push(Row { kernel, calls: 1, us, bytes }),
-        }
+    for (row, without) in rows.iter_mut().zip(withouts) {
+        row.us = gpu_us - median(without);
     }
-    Ok(Some(Profile { rows, gpu_us, stamp_us }))
+    Ok(Some(Profile { rows, gpu_us }))
 }
 
 /// Bytes that are read to measure bandwidth: far more than caches hold.
@@ -199,14 +187,10 @@ pub(super) fn limits(gpu: &Gpu) -> Result<Limits> {
 /// The median time of a pass in µs, once two runs have agreed: the device's where it has a clock,
 /// the host's elsewhere.
 fn time(gpu: &Gpu, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
-    let clock = if gpu.clock { Some(Clock::new(gpu, 2)?) } else { None };
+    let clock = if gpu.clock { Some(Clock::new(gpu)?) } else { None };
     let once = || -> Result<f64> {
         match &clock {
-            Some(clock) => Ok(clock.run(gpu, |pass, queries| {
-                pass.write_timestamp(queries, 0);
-                record(pass);
-                pass.write_timestamp(queries, 1);
-            })?[0]),
+            Some(clock) => clock.run(gpu, |pass| record(pass)),
             None => {
                 let start = std::time::Instant::now();
                 let mut encoder =

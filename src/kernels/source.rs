@@ -1,4 +1,7 @@
-//! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`.
+//! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`, and
+//! loops that are written out: `#repeat NAME COUNT` … `#end`, where `${NAME}` counts from 0. naga
+//! leaves loops as they are, and a driver that does not unroll one keeps the arrays that it
+//! indexes in memory instead of registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
@@ -60,7 +63,7 @@ pub(super) fn plain(name: &str) -> String {
 #[derive(Clone, Default)]
 pub(super) struct Source {
     flags: BTreeSet<&'static str>,
-    values: BTreeMap<&'static str, String>,
+    values: BTreeMap<String, String>,
 }
 
 impl Source {
@@ -88,7 +91,7 @@ impl Source {
     }
 
     pub(super) fn set(&mut self, name: &'static str, value: impl Display) -> &mut Self {
-        self.values.insert(name, value.to_string());
+        self.values.insert(name.to_owned(), value.to_string());
         self
     }
 
@@ -138,7 +141,8 @@ impl Source {
     fn expand(&self, text: &str, out: &mut String) {
         // For each open #if: whether its lines are wanted.
         let mut open: Vec<bool> = Vec::new();
-        for line in text.lines() {
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some("#if"), Some(flag)) => open.push(self.flags.contains(flag)),
@@ -151,6 +155,32 @@ impl Source {
                     open.pop();
                 }
                 _ if open.contains(&false) => {}
+                (Some("#repeat"), Some(name)) => {
+                    let count = words.next().unwrap_or_default();
+                    let count = self.values.get(count).map_or(count, String::as_str).parse().unwrap_or(0);
+                    debug_assert!(count > 0, "#repeat {name}: no count");
+                    let mut body = String::new();
+                    let mut depth = 1;
+                    for line in lines.by_ref() {
+                        match line.split_whitespace().next() {
+                            Some("#repeat") => depth += 1,
+                            Some("#end") => depth -= 1,
+                            _ => {}
+                        }
+                        if depth == 0 {
+                            break;
+                        }
+                        body.push_str(line);
+                        body.push('\n');
+                    }
+                    debug_assert!(depth == 0, "a #repeat is not closed");
+                    let mut turn = self.clone();
+                    for i in 0..count {
+                        let i: usize = i;
+                        turn.values.insert(name.to_owned(), i.to_string());
+                        turn.expand(&body, out);
+                    }
+                }
                 (Some("#include"), Some(name)) => self.expand_file(name.trim_matches('"'), out),
                 _ => self.substitute(line, out),
             }
@@ -187,5 +217,14 @@ mod tests {
         let mut out = String::new();
         source.expand("#if A\na ${N}\n#if B\nno\n#else\nyes\n#endif\n#else\nno\n#endif\nend", &mut out);
         assert_eq!(out, "a 3\nyes\nend\n");
+    }
+
+    #[test]
+    fn loops_are_written_out() {
+        let mut source = Source::default();
+        source.flag("A", true).set("N", 2);
+        let mut out = String::new();
+        source.expand("#repeat i N\n#if A\n#repeat j 3\n${i}${j}\n#end\n#endif\n#end\nend ${N}", &mut out);
+        assert_eq!(out, "00\n01\n02\n10\n11\n12\nend 2\n");
     }
 }

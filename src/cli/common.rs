@@ -44,8 +44,11 @@ impl ModelArg {
     }
 }
 
-/// Opens a file, or the embedded one.
-pub(super) fn open(path: &Path) -> Result<File> {
+/// Opens a file, or for `demo` the embedded one.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open(path: &Path) -> Result<File> {
     if path == Path::new(DEMO) {
         let bytes = Bytes::Static(&DEMO_FILE.0);
         return File::parse(bytes).map_err(|e| Error::File(format!("{DEMO}: {e}")));
@@ -93,7 +96,11 @@ impl Compute {
     }
 }
 
-fn device(text: &str) -> Result<DeviceChoice, String> {
+/// A device, as `--device` names it.
+///
+/// # Errors
+/// For a name without letters.
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
     Ok(match text {
         "" => return Err("no device is named".to_owned()),
         "auto" => DeviceChoice::Auto,
@@ -106,7 +113,8 @@ fn device(text: &str) -> Result<DeviceChoice, String> {
     })
 }
 
-fn math() -> impl TypedValueParser<Value = Math> {
+/// An arithmetic, as `--math` names it.
+pub fn math() -> impl TypedValueParser<Value = Math> {
     PossibleValuesParser::new(["f16", "f32", "int16", "int8"]).map(|s| match s.as_str() {
         "f16" => Math::F16,
         "int16" => Math::Int16,

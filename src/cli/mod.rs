@@ -30,6 +30,10 @@ use clap::{Parser, Subcommand};
 
 use crate::{Error, Result};
 
+// What programs beside this one need to take the same arguments and speak the same way.
+pub use common::{device, math, open};
+pub use output::{print, say};
+
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("INFER_COMMIT"), ")");
 
@@ -56,7 +60,16 @@ enum Command {
 
 /// Does what the arguments say; gives the process's exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Cli::try_parse_from(arguments).map_or_else(help_or_usage, |cli| dispatch(cli.command)) {
+    execute(arguments, |cli: Cli| dispatch(cli.command))
+}
+
+/// Parses arguments and does what they say, where an error is one line on stderr and its kind the
+/// exit code.
+pub fn execute<P: Parser>(
+    arguments: impl IntoIterator<Item = OsString>,
+    run: impl FnOnce(P) -> Result<()>,
+) -> ExitCode {
+    match P::try_parse_from(arguments).map_or_else(help_or_usage, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if output::closed() => ExitCode::SUCCESS,
         Err(e) => {

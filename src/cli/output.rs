@@ -16,8 +16,9 @@ pub(super) fn closed() -> bool {
 /// Writes to stdout and flushes it.
 ///
 /// # Errors
-/// A full disk, say. For a closed pipe an error as well, to end the command; see [`closed`].
-pub(super) fn print(text: &str) -> Result<()> {
+/// A full disk, say. For a closed pipe an error as well, to end the command; it is none for
+/// [`super::execute`].
+pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -38,7 +39,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<()> {
 
 /// Writes one line to stderr, with whatever a file may have put into it escaped. When stderr is
 /// closed, nobody wants to know.
-pub(super) fn say(line: &str) {
+pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", escape(line));
 }
 

@@ -11,6 +11,7 @@ pub mod gpu;
 mod memory;
 pub mod profile;
 mod program;
+pub mod quality;
 pub mod stage;
 #[cfg(test)]
 mod tests;

@@ -28,10 +28,24 @@ fn part(ty: Type, rows: usize, cols: usize) -> Part {
 }
 
 fn shaders(form: Form) -> Vec<Shader> {
-    let mut all = vec![pack::shader(form), Select { vocab: 1000 }.shader(form), sample::shader(1000, form)];
+    let mut all = vec![
+        pack::shader(form),
+        Select { vocab: 1000, threads: 256 }.shader(form),
+        sample::shader(1000, form),
+    ];
     let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
-        Gemv { parts, epilogue, norm, bias: tokens == 1, first_tile: 0, stride: 512, tokens, threads: 256 }
-            .shader(form)
+        Gemv {
+            parts,
+            epilogue,
+            norm,
+            bias: tokens == 1,
+            first_tile: 0,
+            stride: 512,
+            tokens,
+            tiles: 1,
+            threads: 256,
+        }
+        .shader(form)
     };
     for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
         for tokens in [1, 8] {
@@ -64,6 +78,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                     rows: [0, 384, 512, 640],
                     max_splits: 4,
                     decode,
+                    block: Attention::widest_block(6, 2, head_dim, 32 << 10),
                 };
                 all.extend([
                     attention.shader(form),

@@ -28,10 +28,26 @@ fn part(ty: Type, rows: usize, cols: usize) -> Part {
 }
 
 fn shaders(form: Form) -> Vec<Shader> {
-    let mut all = vec![pack::shader(form), Select { vocab: 1000 }.shader(form), sample::shader(1000, form)];
+    let mut all = vec![
+        pack::shader(form),
+        Select { vocab: 1000, threads: 256 }.shader(form),
+        sample::shader(1000, form),
+    ];
     let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
-        Gemv { parts, epilogue, norm, bias: tokens == 1, first_tile: 0, stride: 512, tokens, threads: 256 }
-            .shader(form)
+        let single = parts.len() == 1 || epilogue == Epilogue::Gated;
+        Gemv {
+            parts,
+            epilogue,
+            norm,
+            bias: tokens == 1,
+            first_tile: 0,
+            stride: 512,
+            tokens,
+            tiles: if tokens == 1 && single { 2 } else { 1 },
+            threads: 256,
+            unroll: 1,
+        }
+        .shader(form)
     };
     for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
         for tokens in [1, 8] {
@@ -64,6 +80,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                     rows: [0, 384, 512, 640],
                     max_splits: 4,
                     decode,
+                    block: 1,
                 };
                 all.extend([
                     attention.shader(form),

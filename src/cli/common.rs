@@ -59,7 +59,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
 pub(super) struct Compute {
     /// auto (a GPU, else the CPU), gpu (any adapter, software too), cpu, or an adapter's index or
     /// part of its name, as in `infer devices`
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// The arithmetic of products; by default the fastest that the device has
     #[arg(long, value_name = "MATH", value_parser = math())]
@@ -91,19 +91,6 @@ impl Compute {
             ..Options::default()
         }
     }
-}
-
-fn device(text: &str) -> Result<DeviceChoice, String> {
-    Ok(match text {
-        "" => return Err("no device is named".to_owned()),
-        "auto" => DeviceChoice::Auto,
-        "gpu" => DeviceChoice::Gpu,
-        "cpu" => DeviceChoice::Cpu,
-        _ => match text.parse() {
-            Ok(index) => DeviceChoice::Index(index),
-            Err(_) => DeviceChoice::Name(text.to_owned()),
-        },
-    })
 }
 
 fn math() -> impl TypedValueParser<Value = Math> {

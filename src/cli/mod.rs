@@ -17,7 +17,7 @@ mod progress;
 mod prompt;
 mod run;
 mod session;
-mod shapes;
+pub mod shapes;
 mod stats;
 mod stop;
 mod tokenize;

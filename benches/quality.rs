@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use infer::cli::{device, execute, math, open, print, say};
+use infer::cli::{execute, math, open, print, say};
 use infer::engine::quality::{Estimate, Position, Summary, compare};
 use infer::engine::{self, DeviceChoice, Engine, Info, Options};
 use infer::kernels::{Kv, Math};
@@ -33,10 +33,10 @@ struct Args {
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     text: Vec<PathBuf>,
     /// Where to compute, as `infer --device`
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// Where f32 is computed; by default where the others are
-    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    #[arg(long, value_name = "DEVICE")]
     reference: Option<DeviceChoice>,
     /// The arithmetics; f32 as well, which shows how exact the reference is
     #[arg(long, default_value = "f16,int16,int8", value_name = "MATHS", value_delimiter = ',',

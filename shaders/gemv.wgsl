@@ -3,7 +3,8 @@
 // workgroup memory. No subgroup operation is used, so one form serves every adapter.
 //
 // Up to three matrices share a dispatch (Q, K and V), or two are paired row by row (gate and up):
-// then R is 2 and a lane has a row of each, so that both share the activations that it loads.
+// then a lane has a row of each, so that both share the activations that it loads: rows of the
+// first matrix come before those of the second, and R is twice the tiles.
 // The input's RMS norm is applied here as one factor per token: its producer has already
 // multiplied by the norm's weight and left sums of squares.
 //
@@ -116,7 +117,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let tokens = 1u;
 #endif
   let tile = wg.x * ${TILES_OF_A_GROUP}u;
-  // What a lane below 16 * OUTS finishes: sum i = r * T + t.
+  // What a lane below 16 * OUTS finishes: output i = r * T + t, and sum i; gated, OUTS + i too.
   let i = lid >> 4u;
   let out_tile = ${TILE0}u + tile + i / T;
   let to = wg.y * T + i % T;
@@ -158,7 +159,7 @@ ${LOOPS}
     v *= factor;
 #endif
 #if GATED
-    var u = total(T + i, row) * factor;
+    var u = total(${OUTS}u + i, row) * factor;
 #if BIAS
     v += bias[out_tile * 16u + row];
     u += bias[STRIDE + out_tile * 16u + row];

@@ -34,6 +34,7 @@ fn shaders(form: Form) -> Vec<Shader> {
         sample::shader(1000, form),
     ];
     let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
+        let single = parts.len() == 1 || epilogue == Epilogue::Gated;
         Gemv {
             parts,
             epilogue,
@@ -42,8 +43,9 @@ fn shaders(form: Form) -> Vec<Shader> {
             first_tile: 0,
             stride: 512,
             tokens,
-            tiles: 1,
+            tiles: if tokens == 1 && single { 2 } else { 1 },
             threads: 256,
+            unroll: 1,
         }
         .shader(form)
     };

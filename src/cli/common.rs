@@ -62,7 +62,7 @@ pub fn open(path: &Path) -> Result<File> {
 pub(super) struct Compute {
     /// auto (a GPU, else the CPU), gpu (any adapter, software too), cpu, or an adapter's index or
     /// part of its name, as in `infer devices`
-    #[arg(long, default_value = "auto", value_name = "DEVICE", value_parser = device)]
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
     /// The arithmetic of products; by default the fastest that the device has
     #[arg(long, value_name = "MATH", value_parser = math())]
@@ -94,23 +94,6 @@ impl Compute {
             ..Options::default()
         }
     }
-}
-
-/// A device, as `--device` names it.
-///
-/// # Errors
-/// For a name without letters.
-pub fn device(text: &str) -> Result<DeviceChoice, String> {
-    Ok(match text {
-        "" => return Err("no device is named".to_owned()),
-        "auto" => DeviceChoice::Auto,
-        "gpu" => DeviceChoice::Gpu,
-        "cpu" => DeviceChoice::Cpu,
-        _ => match text.parse() {
-            Ok(index) => DeviceChoice::Index(index),
-            Err(_) => DeviceChoice::Name(text.to_owned()),
-        },
-    })
 }
 
 /// An arithmetic, as `--math` names it.

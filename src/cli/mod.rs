@@ -17,7 +17,7 @@ mod progress;
 mod prompt;
 mod run;
 mod session;
-mod shapes;
+pub mod shapes;
 mod stats;
 mod stop;
 mod tokenize;
@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use crate::{Error, Result};
 
 // What programs beside this one need to take the same arguments and speak the same way.
-pub use common::{device, math, open};
+pub use common::{math, open};
 pub use output::{print, say};
 
 /// Version and commit.

@@ -20,7 +20,20 @@ fn entries() -> impl Iterator<Item = Vec<(&'static str, Value)>> {
 /// # Errors
 /// [`Error::Usage`] for a name that is not in the table; [`Error::Unsupported`] for an
 /// architecture that cannot be made yet.
-pub(super) fn model(name: &str) -> Result<Model> {
+pub fn model(name: &str) -> Result<Model> {
+    made(name, false)
+}
+
+/// The same for every architecture of the table: what is not known is taken for a Llama. Its
+/// matrices have the right sizes, which is enough to time them.
+///
+/// # Errors
+/// [`Error::Usage`] for a name that is not in the table.
+pub fn matrices(name: &str) -> Result<Model> {
+    made(name, true)
+}
+
+fn made(name: &str, any: bool) -> Result<Model> {
     let (shape, ftype) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
     let ftype = Ftype::parse(ftype).ok_or_else(|| {
         Error::Usage(format!("--synthetic {name}: {ftype} is not known (Q4_K_M, Q4_0, Q8_0 and F16 are)"))
@@ -46,6 +59,7 @@ pub(super) fn model(name: &str) -> Result<Model> {
         Some("qwen2") => ("qwen2", Pairing::Halves),
         // Without the norms of its queries and keys: the shape is what is measured.
         Some("qwen3") => ("llama", Pairing::Halves),
+        Some(_) if any => ("llama", Pairing::Halves),
         other => {
             return Err(Error::Unsupported(format!(
                 "--synthetic {shape}: random weights of architecture {} are not supported yet",

@@ -39,7 +39,7 @@ impl Tuning {
     /// Tiles and lanes of a matrix product's workgroup. To decode, a lane of few rows should have
     /// few steps, all of whose loads are under way at once; with many rows the device is busy
     /// anyway, and a lane that has more to do has less to do beside it.
-    fn shape(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> (usize, usize) {
+    pub(super) fn shape(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> (usize, usize) {
         let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
         if tokens > 1 {
             return (1, THREADS);
@@ -136,6 +136,7 @@ fn products(
             tokens,
             tiles,
             threads,
+            unroll: Gemv::default_unroll(&slice.parts, &shape.epilogue, tiles),
         };
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);

@@ -1,9 +1,10 @@
 //! Adapters, and a device with what the kernels need of it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
+use rayon::prelude::*;
 use serde::Serialize;
 use wgpu::{DeviceType, Features};
 
@@ -318,65 +319,27 @@ impl Gpu {
         if let Some(pipeline) = self.pipelines.borrow().get(shader) {
             return Ok(pipeline.clone());
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let checks = if self.checked {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(shader.name),
-            source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()),
-        };
-        // SAFETY: the kernels index within the sizes that they are made for, which the engine's
-        // buffers have; the tests run every form with checks too (INFER_CHECKED=1).
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
-        let entries: Vec<_> = shader
-            .bindings
-            .iter()
-            .map(|(binding, written)| wgpu::BindGroupLayoutEntry {
-                binding: *binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: !written },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(shader.name),
-            entries: &entries,
-        });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(shader.name),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: shader.immediates,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(shader.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: self.checked,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        let errors = [pollster::block_on(internal.pop()), pollster::block_on(scope.pop())];
+        let made = compile(&self.device, self.checked, shader);
+        self.keep(shader, made)
+    }
+
+    /// Compiles what [`Gpu::pipeline`] will be asked for, on all processors.
+    pub(super) fn compile_ahead(&self, shaders: &[Shader]) -> Result<()> {
+        let known = |shader: &&Shader| self.pipelines.borrow().contains_key(*shader);
+        let new: HashSet<&Shader> = shaders.iter().filter(|s| !known(s)).collect();
+        let new: Vec<&Shader> = new.into_iter().collect();
+        let (device, checked) = (&self.device, self.checked);
+        let made: Vec<_> = new.par_iter().map(|shader| compile(device, checked, shader)).collect();
+        new.into_iter().zip(made).try_for_each(|(shader, made)| self.keep(shader, made).map(|_| ()))
+    }
+
+    /// Remembers a pipeline, or says why there is none.
+    fn keep(&self, shader: &Shader, made: Result<Pipeline, String>) -> Result<Arc<Pipeline>> {
         self.check()?;
-        if let Some(error) = errors.into_iter().flatten().next() {
-            let text = one_line(&error.to_string());
-            return Err(Error::Device(format!(
-                "{}: kernel {} does not compile: {text}",
-                self.name, shader.name
-            )));
-        }
-        let bindings = shader.bindings.iter().map(|b| b.0).collect();
-        let made = Arc::new(Pipeline { pipeline, layout, bindings });
+        let made = made.map_err(|text| {
+            Error::Device(format!("{}: kernel {} does not compile: {text}", self.name, shader.name))
+        })?;
+        let made = Arc::new(made);
         self.pipelines.borrow_mut().insert(shader.clone(), made.clone());
         Ok(made)
     }
@@ -403,6 +366,64 @@ impl Gpu {
             entries: &entries,
         })
     }
+}
+
+/// A shader's pipeline, or why it does not compile. Error scopes belong to a thread: this may run
+/// on several at once.
+fn compile(device: &wgpu::Device, checked: bool, shader: &Shader) -> Result<Pipeline, String> {
+    let checks = match checked {
+        true => wgpu::ShaderRuntimeChecks::checked(),
+        false => wgpu::ShaderRuntimeChecks::unchecked(),
+    };
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(shader.name),
+        source: wgpu::ShaderSource::Wgsl(shader.source.as_str().into()),
+    };
+    // SAFETY: the kernels index within the sizes that they are made for, which the engine's
+    // buffers have; the tests run every form with checks too (INFER_CHECKED=1).
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let entries: Vec<_> = shader
+        .bindings
+        .iter()
+        .map(|(binding, written)| wgpu::BindGroupLayoutEntry {
+            binding: *binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only: !written },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        })
+        .collect();
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(shader.name),
+        entries: &entries,
+    });
+    let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(shader.name),
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: shader.immediates,
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(shader.name),
+        layout: Some(&pipeline_layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            zero_initialize_workgroup_memory: checked,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    let errors = [pollster::block_on(internal.pop()), pollster::block_on(scope.pop())];
+    if let Some(error) = errors.into_iter().flatten().next() {
+        return Err(one_line(&error.to_string()));
+    }
+    let bindings = shader.bindings.iter().map(|b| b.0).collect();
+    Ok(Pipeline { pipeline, layout, bindings })
 }
 
 /// A range of a buffer; the whole of it without `bytes`.

@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod device;
 pub mod generate;
 pub mod gpu;
+pub mod lab;
 mod memory;
 pub mod profile;
 mod program;
@@ -20,6 +21,7 @@ mod upload;
 pub use program::scratch_bytes;
 
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +43,23 @@ pub enum DeviceChoice {
     Index(usize),
     /// The first adapter whose name contains this, in any case.
     Name(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DeviceChoice, String> {
+        Ok(match text {
+            "" => return Err("no device is named".to_owned()),
+            "auto" => DeviceChoice::Auto,
+            "gpu" => DeviceChoice::Gpu,
+            "cpu" => DeviceChoice::Cpu,
+            _ => match text.parse() {
+                Ok(index) => DeviceChoice::Index(index),
+                Err(_) => DeviceChoice::Name(text.to_owned()),
+            },
+        })
+    }
 }
 
 /// Which forms of the kernels to use instead of the device's best: for tests, and where a driver

@@ -179,14 +179,17 @@ pub(super) fn limits(gpu: &Gpu) -> Result<Limits> {
         (0..times).for_each(|_| pass.dispatch_workgroups(groups, 1, 1));
     };
     let (reads, starts) = (4, 256);
-    let read_us = time(gpu, |pass| record(pass, count, READERS, reads))? / f64::from(reads);
-    let dispatch_us = time(gpu, |pass| record(pass, 0, 128, starts))? / f64::from(starts);
+    let read_us = time(gpu, MANY, |pass| record(pass, count, READERS, reads))? / f64::from(reads);
+    let dispatch_us = time(gpu, MANY, |pass| record(pass, 0, 128, starts))? / f64::from(starts);
     Ok(Limits { read_gb_per_s: f64::from(count) * 16.0 / read_us / 1e3, matrix_tflops: None, dispatch_us })
 }
 
-/// The median time of a pass in µs, once two runs have agreed: the device's where it has a clock,
+/// Runs of a measurement. A software adapter's figures mean little: there one has to do.
+pub(super) const MANY: usize = 9;
+
+/// The median time of `runs` passes in µs, once two have agreed: the device's where it has a clock,
 /// the host's elsewhere.
-fn time(gpu: &Gpu, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
+pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
     let clock = if gpu.clock { Some(Clock::new(gpu)?) } else { None };
     let once = || -> Result<f64> {
         match &clock {
@@ -202,7 +205,7 @@ fn time(gpu: &Gpu, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
             }
         }
     };
-    let (runs, most) = if gpu.software { (1, 1) } else { (9, 40) };
+    let (runs, most) = if gpu.software { (1, 1) } else { (runs, 40) };
     let mut last = once()?;
     for _ in 0..most {
         let now = once()?;

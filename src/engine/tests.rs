@@ -1,6 +1,7 @@
 //! Every kernel against its twin, on a device, at odd sizes and in every form.
 
 use super::device::{Gpu, choose};
+use super::lab::bound;
 use super::{DeviceChoice, Forms, Options};
 use crate::kernels::attention::{self, Attention, Cache, Pairing};
 use crate::kernels::embed::{self, Embed};
@@ -111,55 +112,24 @@ fn run(gpu: &Gpu, shader: &Shader, buffers: &[&wgpu::Buffer], args: &[u8], grid:
 
 /// Activations of several tokens in device memory.
 fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 3] {
-    let numbers: Vec<f32> = acts.iter().flat_map(|a| a.numbers.clone()).collect();
-    let numbers = match gpu.form.math {
-        Math::F32 => upload(gpu, &numbers),
-        Math::F16 => {
-            upload(gpu, &numbers.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect::<Vec<_>>())
-        }
-        Math::Int8 => upload(gpu, &numbers.iter().map(|v| *v as i8).collect::<Vec<_>>()),
-        Math::Int16 => {
-            let limbs = |group: &[f32]| -> Vec<i8> {
-                let high = group.iter().map(|v| (*v as i32 + 64) >> 7);
-                let low = group.iter().map(|v| *v as i32 - ((*v as i32 + 64) >> 7) * 128);
-                high.chain(low).map(|v| v as i8).collect()
-            };
-            upload(gpu, &numbers.chunks(GROUP).flat_map(limbs).collect::<Vec<_>>())
-        }
-    };
-    let records: Vec<[f32; 2]> =
-        acts.iter().flat_map(|a| a.records.iter().map(|r| [r.scale, r.sum])).collect();
+    let numbers: Vec<u8> = acts.iter().flat_map(|a| a.stored(gpu.form.math)).collect();
+    let records: Vec<[f32; 2]> = acts.iter().flat_map(Activations::stored_records).collect();
     let of_token = |a: &Activations| {
         let mut all: Vec<f32> = a.records.iter().map(|r| r.squares).collect();
         all.resize(squares(a.numbers.len()), 0.0);
         all
     };
     let squares: Vec<f32> = acts.iter().flat_map(of_token).collect();
-    [numbers, upload(gpu, &records), upload(gpu, &squares)]
+    [upload(gpu, &numbers), upload(gpu, &records), upload(gpu, &squares)]
 }
 
 /// Activations as values, with their records.
 fn download_acts(gpu: &Gpu, numbers: &wgpu::Buffer, records: &wgpu::Buffer) -> (Vec<f32>, Vec<[f32; 2]>) {
     let records: Vec<[f32; 2]> = download(gpu, records);
-    let numbers: Vec<f32> = match gpu.form.math {
-        Math::F32 => download(gpu, numbers),
-        Math::F16 => {
-            download::<u16>(gpu, numbers).into_iter().map(|b| half::f16::from_bits(b).to_f32()).collect()
-        }
-        Math::Int8 => download::<i8>(gpu, numbers).into_iter().map(f32::from).collect(),
-        Math::Int16 => {
-            let number = |limbs: &[i8], i: usize| 128.0 * f32::from(limbs[i]) + f32::from(limbs[i + GROUP]);
-            let limbs = download::<i8>(gpu, numbers);
-            limbs.chunks(2 * GROUP).flat_map(|l| (0..GROUP).map(move |i| number(l, i))).collect()
-        }
-    };
+    let numbers = Activations::numbers_of(gpu.form.math, &download::<u8>(gpu, numbers));
     let values =
         numbers.iter().zip(0..).map(|(n, i)| n * records.get(i / GROUP).map_or(0.0, |r| r[0])).collect();
     (values, records)
-}
-
-fn values(acts: &Activations) -> Vec<f32> {
-    acts.numbers.iter().zip(0..).map(|(n, i)| n * acts.records[i / GROUP].scale).collect()
 }
 
 /// Root mean square of the difference against that of what is wanted.
@@ -170,23 +140,6 @@ fn close(what: &str, got: &[f32], want: &[f32], bound: f64) {
     let norm: f64 = want.iter().map(|w| square(f64::from(*w))).sum();
     let relative = (error / norm.max(1e-30)).sqrt();
     assert!(relative < bound, "{what}: relative error {relative:.1e}");
-}
-
-/// What twins may differ by. Where the result is rounded to F16, a sum that falls on the other
-/// side of a rounding's edge moves it by 5e-4. Where WGSL leaves the rounding to the driver (F16
-/// products may be kept wider, packing to F16 may round towards zero), a real GPU may differ from
-/// the twin by as much as the rounding itself.
-fn bound(gpu: &Gpu, rounded: bool) -> f64 {
-    match (gpu.form.math, gpu.software) {
-        (Math::F32, _) => 1e-5,
-        // Products of integers are exact everywhere; a rounding may fall on the other side.
-        (Math::Int16 | Math::Int8, _) if !rounded => 1e-5,
-        (Math::Int16, _) => 1e-4,
-        (Math::Int8, _) => 4e-3,
-        (Math::F16, true) if rounded => 2e-4,
-        (Math::F16, true) => 1e-5,
-        (Math::F16, false) => 1.2e-3,
-    }
 }
 
 fn supported() -> impl Iterator<Item = Type> {
@@ -266,6 +219,7 @@ fn products_by(
         tokens: per_group,
         tiles: 1,
         threads,
+        unroll: 2,
     };
 
     // Raw, three matrices: the first, the second and the first again.
@@ -309,7 +263,7 @@ fn products_by(
         close(&format!("{what}: stream"), &got[t * stride..], &sum, bound(gpu, false));
         let acts = Activations::from_residual(math, &sum, &weight[..rows]);
         let at = t * groups(rows);
-        close(&format!("{what}: activations"), &got_values[at * GROUP..], &values(&acts), bound(gpu, true));
+        close(&format!("{what}: activations"), &got_values[at * GROUP..], &acts.values(), bound(gpu, true));
         let records = &got_records[at..at + groups(rows)];
         close(
             &format!("{what}: squares"),
@@ -319,7 +273,7 @@ fn products_by(
         );
         // Sums cancel: what they may be off by is measured against the sum of magnitudes.
         let size: Vec<f32> =
-            values(&acts).chunks(GROUP).map(|group| group.iter().map(|v| v.abs()).sum()).collect();
+            acts.values().chunks(GROUP).map(|group| group.iter().map(|v| v.abs()).sum()).collect();
         let got: Vec<f32> = records.iter().zip(&size).map(|(r, size)| r[1] + 2.0 * size).collect();
         let want: Vec<f32> = acts.records.iter().zip(&size).map(|(r, size)| r.sum + 2.0 * size).collect();
         close(&format!("{what}: sums"), &got, &want, bound(gpu, true).max(1e-4));
@@ -333,7 +287,7 @@ fn products_by(
     for t in 0..tokens {
         let f = factors[t];
         let want: Vec<f32> = first[t].iter().zip(&second[t]).map(|(g, u)| silu_gate(g * f, u * f)).collect();
-        let want = values(&Activations::from_values(math, &want));
+        let want = Activations::from_values(math, &want).values();
         close(&format!("{what}: gated"), &got[t * groups(rows) * GROUP..], &want, bound(gpu, true));
     }
 
@@ -426,7 +380,7 @@ fn embeddings() {
                 close(&format!("{ty} embedding"), &got[t * padded(cols)..], &stream, 1e-6);
                 let want: Vec<f32> = acts.records.iter().map(|r| r.squares).collect();
                 close(&format!("{ty} squares"), &got_squares[t * squares(cols)..], &want, 1e-5);
-                close(&format!("{ty} activations"), &got_values[t * padded(cols)..], &values(&acts), 1e-5);
+                close(&format!("{ty} activations"), &got_values[t * padded(cols)..], &acts.values(), 1e-5);
             }
             // Another part has it: nothing is written.
             assert!(got[3 * padded(cols)..4 * padded(cols)].iter().all(|v| *v == 0.0));
@@ -520,7 +474,7 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     }
     let (got, _) = download_acts(gpu, &oq, &om);
     for t in 0..tokens {
-        let want = values(&want[past + t]);
+        let want = want[past + t].values();
         close(&what, &got[t * want.len()..], &want, attention_bound(gpu));
     }
     let arrived: Vec<u32> = download(gpu, &arrived);

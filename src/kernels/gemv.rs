@@ -6,7 +6,7 @@ use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
 use crate::quant::{Block, GROUP, Layout, TILE, Type, dequantize};
 
-/// Chunks that the written-out turns of a loop have.
+/// Chunks that a turn of the loop has, over all rows of a lane, where nothing else is asked for.
 const UNROLL: usize = 8;
 
 /// A packed matrix, or a part of its rows, within a bound range of a weight buffer.
@@ -62,10 +62,14 @@ pub struct Gemv {
     pub bias: bool,
     /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
     pub tokens: usize,
-    /// Tiles of a workgroup: 1, or more of one matrix and one token.
+    /// Tiles of a workgroup, for `Gated` of each of its two matrices: 1, or more with one token and
+    /// another epilogue than three matrices' `Raw`.
     pub tiles: usize,
     /// Lanes of a workgroup: a multiple of 64, and at least 16 for each sum of 16 rows.
     pub threads: usize,
+    /// Steps of the first matrix that a turn of the loop with one token has, at least 1; a matrix
+    /// of other steps has as many chunks. [`Gemv::default_unroll`] knows a good number.
+    pub unroll: usize,
 }
 
 /// A row of a lane: its matrix, and the WGSL expression of its tile.
@@ -137,12 +141,21 @@ impl Gemv {
 
     /// Rows of a lane, one in each of as many tiles.
     fn lane_rows(&self) -> usize {
-        if self.epilogue == Epilogue::Gated { 2 } else { self.tiles }
+        if self.epilogue == Epilogue::Gated { 2 * self.tiles } else { self.tiles }
     }
 
     /// Sums that a workgroup finishes, each of 16 rows.
     fn outs(&self) -> usize {
-        if self.epilogue == Epilogue::Gated { self.tokens } else { self.tiles * self.tokens }
+        self.tiles * self.tokens
+    }
+
+    /// Steps of the first matrix that a turn of the loop should have: enough loads under way at
+    /// once, over the rows that share it, and no more registers than that takes.
+    pub fn default_unroll(parts: &[Part], epilogue: &Epilogue, tiles: usize) -> usize {
+        let shape = steps(parts[0].layout.ty);
+        let pairs = *epilogue == Epilogue::Gated && shape == steps(parts[1].layout.ty);
+        let rows = if pairs { 2 * tiles } else { tiles };
+        (UNROLL / (rows * shape.chunks)).max(1)
     }
 
     /// The kernel takes immediates: one token's step needs none.
@@ -161,7 +174,10 @@ impl Gemv {
         debug_assert!(
             self.threads >= 64 && self.threads.is_multiple_of(64) && self.threads >= TILE * self.outs()
         );
-        debug_assert!(self.tiles == 1 || (self.parts.len() == 1 && self.tokens == 1));
+        debug_assert!(
+            self.tiles == 1
+                || (self.tokens == 1 && (self.parts.len() == 1 || self.epilogue == Epilogue::Gated))
+        );
         let mut source = Source::new(form);
         let matrix = |i: usize| self.parts.get(i).unwrap_or(&self.parts[0]);
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
@@ -224,17 +240,22 @@ impl Gemv {
 
     /// The loops over a row's steps, for every matrix.
     fn loops(&self) -> String {
+        // The last workgroup may have tiles too many: it computes the last one again.
+        let last = self.output_tiles() - 1;
+        let tile = |r: usize| match r {
+            0 => "tile".to_owned(),
+            _ => format!("min(tile + {r}u, {last}u)"),
+        };
+        let lanes = |matrix: usize| (0..self.tiles).map(move |r| Lane { matrix, tile: tile(r) });
         match self.epilogue {
             Epilogue::Gated => {
                 let (gate, up) = (self.parts[0].layout.ty, self.parts[1].layout.ty);
-                let rows = [
-                    Lane { matrix: 0, tile: "tile".to_owned() },
-                    Lane { matrix: 1, tile: "tile".to_owned() },
-                ];
+                let rows: Vec<Lane> = lanes(0).chain(lanes(1)).collect();
+                let (gates, ups) = rows.split_at(self.tiles);
                 // What covers the same elements in its steps shares the activations.
                 match steps(gate) == steps(up) {
                     true => self.accumulate(&rows, 0),
-                    false => self.accumulate(&rows[..1], 0) + &self.accumulate(&rows[1..], 1),
+                    false => self.accumulate(gates, 0) + &self.accumulate(ups, self.tiles),
                 }
             }
             Epilogue::Raw if self.parts.len() == 3 => {
@@ -250,16 +271,7 @@ impl Gemv {
                 }
                 out
             }
-            _ => {
-                // The last workgroup may have a tile too many: it computes the last one again.
-                let last = self.output_tiles() - 1;
-                let tile = |r: usize| match r {
-                    0 => "tile".to_owned(),
-                    _ => format!("min(tile + {r}u, {last}u)"),
-                };
-                let rows: Vec<Lane> = (0..self.tiles).map(|r| Lane { matrix: 0, tile: tile(r) }).collect();
-                self.accumulate(&rows, 0)
-            }
+            _ => self.accumulate(&lanes(0).collect::<Vec<_>>(), 0),
         }
     }
 
@@ -282,7 +294,7 @@ impl Gemv {
         let (whole, rest) = (count / slices, count % slices);
         let mut out = String::new();
         let mut done = 0;
-        let unroll = (UNROLL / (rows.len() * shape.chunks)).max(1);
+        let unroll = (self.unroll * steps(self.parts[0].layout.ty).chunks / shape.chunks).max(1);
         if whole > unroll {
             let turns = whole / unroll;
             out += &format!(

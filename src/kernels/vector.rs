@@ -93,6 +93,49 @@ impl Activations {
         out
     }
 
+    /// The numbers' bytes on the device: as integers of two limbs, a group's high ones come first.
+    pub fn stored(&self, math: Math) -> Vec<u8> {
+        let numbers = self.numbers.iter();
+        match math {
+            Math::F32 => numbers.flat_map(|v| v.to_le_bytes()).collect(),
+            Math::F16 => numbers.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+            Math::Int8 => numbers.map(|v| *v as i8 as u8).collect(),
+            Math::Int16 => {
+                let high = |v: f32| (v as i32 + 64) >> 7;
+                let limbs = |group: &[f32]| -> Vec<u8> {
+                    let low = group.iter().map(|v| *v as i32 - high(*v) * 128);
+                    group.iter().map(|v| high(*v)).chain(low).map(|v| v as u8).collect()
+                };
+                self.numbers.chunks(GROUP).flat_map(limbs).collect()
+            }
+        }
+    }
+
+    /// The records on the device: scales and sums.
+    pub fn stored_records(&self) -> Vec<[f32; 2]> {
+        self.records.iter().map(|r| [r.scale, r.sum]).collect()
+    }
+
+    /// The numbers in bytes from the device: the way back from [`Activations::stored`].
+    pub fn numbers_of(math: Math, bytes: &[u8]) -> Vec<f32> {
+        match math {
+            Math::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Math::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Math::Int8 => bytes.iter().map(|b| f32::from(*b as i8)).collect(),
+            Math::Int16 => {
+                let limb = |b: u8| f32::from(b as i8);
+                let number = |limbs: &[u8], i: usize| 128.0 * limb(limbs[i]) + limb(limbs[i + GROUP]);
+                let groups = bytes.chunks_exact(2 * GROUP);
+                groups.flat_map(|limbs| (0..GROUP).map(move |i| number(limbs, i))).collect()
+            }
+        }
+    }
+
+    /// The activations themselves.
+    pub fn values(&self) -> Vec<f32> {
+        self.numbers.iter().zip(0..).map(|(n, i)| n * self.records[i / GROUP].scale).collect()
+    }
+
     /// 1 / sqrt(mean square + epsilon) of the residual stream that these came from.
     pub fn norm_factor(&self, width: usize, epsilon: f32) -> f32 {
         let squares: f32 = self.records.iter().map(|r| r.squares).sum();

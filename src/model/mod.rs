@@ -11,6 +11,7 @@ mod weights;
 pub use plan::{Op, Plan};
 pub use spec::{Activation, Pairing, Rope, Scaling, Spec};
 pub use synthetic::{Ftype, Synthetic};
+pub(crate) use synthetic::{Random, random_rows};
 pub use weights::{Matrix, Vector, Weights};
 
 use crate::Result;

@@ -87,32 +87,34 @@ impl Synthetic {
         }
     }
 
-    pub(super) fn rows(&self, matrix: &Matrix, rows: Range<usize>) -> Vec<u8> {
-        let mut random = Random::new(&matrix.name, rows.start as u64);
-        let mut out = vec![0; rows.len() * matrix.row_bytes()];
-        for word in out.chunks_mut(8) {
-            word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
-        }
-        // Small scales, so that nothing overflows: the fields called d, m and dmin are F16, and
-        // so are the elements of F16 matrices.
-        let small = [0x00, 0x1c]; // 2^-8
-        for block in out.chunks_exact_mut(matrix.ty.block_bytes()) {
-            let mut at = 0;
-            for (field, bytes) in matrix.ty.fields() {
-                match *field {
-                    "d" | "m" | "dmin" if *bytes == 2 => block[at..at + 2].copy_from_slice(&small),
-                    "value" => block[at + 1] = block[at + 1] & 0x83 | 0x24, // |w| < 2^-5
-                    _ => {}
-                }
-                at += bytes;
-            }
-        }
-        out
-    }
-
     pub(super) fn floats(&self, _vector: &Vector, out: &mut [f32]) {
         out.fill(1.0);
     }
+}
+
+/// Random valid blocks for rows of a matrix, as a file would have them: the same ones for a name
+/// and a first row.
+pub(crate) fn random_rows(matrix: &Matrix, rows: Range<usize>) -> Vec<u8> {
+    let mut random = Random::new(&matrix.name, rows.start as u64);
+    let mut out = vec![0; rows.len() * matrix.row_bytes()];
+    for word in out.chunks_mut(8) {
+        word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
+    }
+    // Small scales, so that nothing overflows: the fields called d, m and dmin are F16, and
+    // so are the elements of F16 matrices.
+    let small = [0x00, 0x1c]; // 2^-8
+    for block in out.chunks_exact_mut(matrix.ty.block_bytes()) {
+        let mut at = 0;
+        for (field, bytes) in matrix.ty.fields() {
+            match *field {
+                "d" | "m" | "dmin" if *bytes == 2 => block[at..at + 2].copy_from_slice(&small),
+                "value" => block[at + 1] = block[at + 1] & 0x83 | 0x24, // |w| < 2^-5
+                _ => {}
+            }
+            at += bytes;
+        }
+    }
+    out
 }
 
 /// The layers whose `attn_v` and `ffn_down` llama-quantize gives more bits: the first and the
@@ -123,14 +125,19 @@ fn more_bits(layer: usize, layers: usize) -> bool {
 }
 
 /// SplitMix64, seeded by a name: cheap, and good enough for weights that mean nothing.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new(name: &str, offset: u64) -> Random {
+    pub(crate) fn new(name: &str, offset: u64) -> Random {
         let hash = name
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Random(hash ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A number from -1 to 1.
+    pub(crate) fn number(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     }
 
     fn next(&mut self) -> u64 {

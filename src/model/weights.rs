@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::synthetic::Synthetic;
+use super::synthetic::{Synthetic, random_rows};
 use crate::gguf::File;
 use crate::quant::{Layout, Type, dequantize};
 use crate::{Error, Result};
@@ -103,7 +103,7 @@ impl Weights {
                 let data = file.tensor(&matrix.name).map_or(&[][..], |t| file.data(t));
                 Cow::Borrowed(data.get(rows.start * size..rows.end * size).unwrap_or(&[]))
             }
-            Weights::Synthetic(s) => Cow::Owned(s.rows(matrix, rows)),
+            Weights::Synthetic(_) => Cow::Owned(random_rows(matrix, rows)),
         }
     }
 

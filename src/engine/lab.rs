@@ -1,0 +1,539 @@
+//! The kernel lab: the product's matrix-vector kernels on one device, alone, at a model's shapes,
+//! in the form that the engine would take and in others.
+//!
+//! A shape's matrices lie on the device several times ([`Case`]), together far larger than its
+//! caches, and a measured pass goes over all of them: each dispatch reads weights that no cache
+//! holds, and waits for the one before, because both write the same outputs. That is what decoding
+//! does. Before it is timed, every variant's outputs are compared with the kernel's twin.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::builder::{Acts, STORAGE, Tuning, acts, upload_floats};
+use super::device::{Gpu, Pipeline, Range, choose};
+use super::profile::{self, Limits, MANY};
+use super::stage::{Stage, lower};
+use super::{DeviceChoice, Options};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Part, row_product, silu_gate};
+use crate::kernels::vector::Activations;
+use crate::kernels::{Math, Shader, padded};
+use crate::model::{Matrix, Model, Random, random_rows};
+use crate::quant::{Layout, TILE};
+use crate::{Error, Result};
+
+/// A product of a model: its matrices and what follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// What becomes of the products.
+    pub epilogue: Epilogue,
+    /// One, two or three matrices over the same input.
+    pub matrices: Vec<Matrix>,
+}
+
+impl Shape {
+    /// A model's products, each distinct one once.
+    ///
+    /// # Errors
+    /// Those of lowering the model's plan.
+    pub fn of(model: &Model) -> Result<Vec<Shape>> {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for stage in lower(&model.plan)? {
+            let (epilogue, matrices) = match stage {
+                Stage::Qkv { matrices } => (Epilogue::Raw, matrices.to_vec()),
+                Stage::Gated { matrices, .. } => (Epilogue::Gated, matrices.to_vec()),
+                Stage::Residual { weight, .. } => (Epilogue::Residual, vec![weight]),
+                Stage::Logits { weight } => (Epilogue::Logits { vocab: weight.rows }, vec![weight]),
+                Stage::Embed { .. } | Stage::Attention { .. } => continue,
+            };
+            let shape = Shape { epilogue, matrices };
+            if !shapes.iter().any(|s| s.is_like(&shape)) {
+                shapes.push(shape);
+            }
+        }
+        Ok(shapes)
+    }
+
+    /// The same kernel computes both: they differ in names at most.
+    pub fn is_like(&self, other: &Shape) -> bool {
+        let parts = |s: &Shape| s.matrices.iter().map(|m| (m.ty, m.rows, m.cols)).collect::<Vec<_>>();
+        self.epilogue == other.epilogue && parts(self) == parts(other)
+    }
+
+    /// For people: `gated 16384x2048 Q4_K`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a type without kernels.
+    pub fn label(&self) -> Result<String> {
+        let knobs = Knobs { threads: 64, tiles: 1, unroll: 1 };
+        Ok(kernel(&self.epilogue, &self.parts()?, knobs).label())
+    }
+
+    /// The matrices side by side, as they are bound.
+    fn parts(&self) -> Result<Vec<Part>> {
+        let mut offset = 0;
+        let part = |matrix: &Matrix| {
+            let layout = matrix.layout(matrix.rows)?;
+            let part = Part { offset, layout };
+            offset += part.layout.bytes;
+            Ok(part)
+        };
+        self.matrices.iter().map(part).collect()
+    }
+}
+
+/// What may be chosen about a kernel without changing what it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Knobs {
+    /// Lanes of a workgroup.
+    pub threads: usize,
+    /// Tiles of a workgroup.
+    pub tiles: usize,
+    /// Steps that a turn of the loop has.
+    pub unroll: usize,
+}
+
+impl fmt::Display for Knobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}/{}", self.threads, self.tiles, self.unroll))
+    }
+}
+
+/// How fast a variant is, and whether it is right.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Timing {
+    /// The variant.
+    pub knobs: Knobs,
+    /// A dispatch, from the end of the one before, in µs.
+    pub us: f64,
+    /// Weights read, in 10⁹ bytes a second of what a dispatch takes beyond doing nothing.
+    pub gb_per_s: f64,
+    /// What the device's limits leave at least, over what it took: 1 is the best.
+    pub of_floor: f64,
+    /// The relative error against the twin.
+    pub error: f64,
+    /// The error is larger than rounding explains.
+    pub wrong: bool,
+}
+
+/// The variants of a shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sweep {
+    /// The one that the engine takes.
+    pub own: Timing,
+    /// The fastest of those that are right: the engine's where none is faster.
+    pub best: Timing,
+    /// All that were tried.
+    pub all: Vec<Timing>,
+}
+
+/// A device with an arithmetic.
+pub struct Lab {
+    gpu: Gpu,
+    limits: Limits,
+}
+
+/// Bytes of weights that a pass reads at least: more than any cache holds.
+const FAR: u64 = 256 << 20;
+/// Copies of the matrices at least.
+const SLOTS: u64 = 3;
+/// Bytes of a buffer of weights, unless a copy is larger.
+const BUFFER: u64 = 1 << 30;
+/// Bytes of random rows of a matrix; they are repeated to its end.
+const ROWS: usize = 4 << 20;
+/// Every device allows bindings at multiples of this.
+const ALIGN: u64 = 256;
+/// The norm's epsilon.
+const EPSILON: f32 = 1e-5;
+/// Leading tiles that are compared with the twin.
+const CHECKED: usize = 4;
+/// Runs that tell which variants are worth [`MANY`], and how many of them are.
+const FEW: usize = 3;
+const FINALISTS: usize = 3;
+
+impl Lab {
+    /// Opens a device and measures its limits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is no such device.
+    pub fn open(device: &DeviceChoice, math: Math) -> Result<Lab> {
+        let adapter = choose(device)?
+            .ok_or_else(|| Error::Device("no GPU to measure: --device gpu takes software too".to_owned()))?;
+        let gpu = Gpu::open(&adapter, &Options { math: Some(math), ..Options::default() })?;
+        let limits = profile::limits(&gpu)?;
+        Ok(Lab { gpu, limits })
+    }
+
+    /// What the device can do at most.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The device's name and driver.
+    pub fn device(&self) -> (&str, &str) {
+        (&self.gpu.name, &self.gpu.driver)
+    }
+
+    /// Puts a shape's matrices onto the device, with random valid blocks.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where memory does not suffice or the matrices exceed a binding.
+    pub fn case(&self, shape: &Shape) -> Result<Case<'_>> {
+        let gpu = &self.gpu;
+        let parts = shape.parts()?;
+        let bytes: u64 = parts.iter().map(|p| p.layout.bytes as u64).sum();
+        if bytes > gpu.weight_binding {
+            return Err(Error::Device(format!("{}: {bytes} bytes exceed a binding", shape.label()?)));
+        }
+        let (tiles, threads) = Tuning::of(gpu).shape(&parts, &shape.epilogue, 1);
+        let own = Knobs { threads, tiles, unroll: Gemv::default_unroll(&parts, &shape.epilogue, tiles) };
+
+        let mut random = Random::new("activations", 0);
+        let (rows, cols) = (shape.matrices[0].rows, shape.matrices[0].cols);
+        let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
+        let x = Activations::from_residual(gpu.form.math, &numbers(cols), &numbers(cols));
+        let input = acts(gpu, cols)?;
+        gpu.queue.write_buffer(&input.numbers, 0, &x.stored(gpu.form.math));
+        gpu.queue.write_buffer(&input.records, 0, bytemuck::cast_slice(&x.stored_records()));
+        let squares: Vec<f32> = x.records.iter().map(|r| r.squares).collect();
+        gpu.queue.write_buffer(&input.squares, 0, bytemuck::cast_slice(&squares));
+
+        let floats = |n: usize| gpu.buffer("outputs", 4 * n as u64, STORAGE);
+        let into_acts = |a: Acts| [a.numbers, a.records, a.squares];
+        let outputs = match shape.epilogue {
+            Epilogue::Raw => vec![floats(kernel(&shape.epilogue, &parts, own).stride)?],
+            Epilogue::Logits { vocab } => vec![floats(vocab)?, floats(2 * vocab.div_ceil(TILE))?],
+            Epilogue::Gated => into_acts(acts(gpu, rows)?)[..2].to_vec(),
+            Epilogue::Residual => {
+                let norm = upload_floats(gpu, "norms", &vec![1.0; padded(rows)])?;
+                [vec![floats(padded(rows))?], into_acts(acts(gpu, rows)?).to_vec(), vec![norm]].concat()
+            }
+        };
+        let want = want(shape, gpu.form.math, &x);
+        let buffers = self.slots(shape, &parts, bytes)?;
+        let pipeline = gpu.pipeline(&kernel(&shape.epilogue, &parts, own).shader(gpu.form))?;
+        let slot = |(buffer, offset): &(wgpu::Buffer, u64)| {
+            let w = Range { buffer, offset: *offset, bytes: Some(bytes) };
+            let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];
+            ranges.extend(outputs.iter().map(Range::from));
+            if shape.epilogue != Epilogue::Residual {
+                ranges.push((&input.squares).into());
+            }
+            gpu.bind(&pipeline, &ranges)
+        };
+        let slots = buffers.iter().map(slot).collect();
+        Ok(Case { lab: self, epilogue: shape.epilogue.clone(), parts, bytes, own, slots, outputs, want })
+    }
+
+    /// Copies of the matrices: buffers, and where in them.
+    fn slots(&self, shape: &Shape, parts: &[Part], bytes: u64) -> Result<Vec<(wgpu::Buffer, u64)>> {
+        let gpu = &self.gpu;
+        let pitch = bytes.next_multiple_of(ALIGN);
+        let count = if gpu.software { 1 } else { SLOTS.max(FAR / pitch + 1) };
+        let per_buffer = (BUFFER.min(gpu.limits.max_buffer_size) / pitch).clamp(1, count);
+        let mut places = Vec::new();
+        for first in (0..count).step_by(per_buffer as usize) {
+            let here = per_buffer.min(count - first);
+            let buffer = gpu.buffer("weights", here * pitch, STORAGE)?;
+            places.extend((0..here).map(|i| (buffer.clone(), i * pitch)));
+        }
+        for (matrix, part) in shape.matrices.iter().zip(parts) {
+            let tiles = random_tiles(matrix, &part.layout);
+            let rows = (tiles * TILE).min(matrix.rows);
+            let layout = matrix.layout(rows)?;
+            let packed = crate::quant::pack(&layout, &random_rows(matrix, 0..rows));
+            let staged = gpu.buffer("staging", layout.bytes as u64, STORAGE)?;
+            gpu.queue.write_buffer(&staged, 0, &packed);
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for (buffer, offset) in &places {
+                let to = offset + part.offset as u64;
+                spread(&mut encoder, (&staged, &layout), (buffer, to, &part.layout));
+            }
+            let index = gpu.queue.submit([encoder.finish()]);
+            gpu.wait(&index)?;
+        }
+        Ok(places)
+    }
+}
+
+/// Tiles of a matrix that have rows of their own; the others repeat them.
+fn random_tiles(matrix: &Matrix, layout: &Layout) -> usize {
+    (ROWS / (TILE * matrix.row_bytes()).max(1)).clamp(2 * CHECKED, layout.tiles().max(2 * CHECKED))
+}
+
+/// Copies a packed matrix of few tiles into one of many, again and again. A plane has its tiles
+/// one after another.
+fn spread(
+    encoder: &mut wgpu::CommandEncoder,
+    (from, few): (&wgpu::Buffer, &Layout),
+    (to, offset, many): (&wgpu::Buffer, u64, &Layout),
+) {
+    for ((plane, few_start), (_, many_start)) in few.planes.iter().zip(&many.planes) {
+        let tile = (TILE * few.blocks * plane.count * plane.width) as u64;
+        for first in (0..many.tiles()).step_by(few.tiles()) {
+            let tiles = few.tiles().min(many.tiles() - first) as u64;
+            let at = offset + *many_start as u64 + first as u64 * tile;
+            encoder.copy_buffer_to_buffer(from, *few_start as u64, to, at, tiles * tile);
+        }
+    }
+}
+
+/// Some of the outputs by the twin: places and values, of whole tiles at the beginning and at the
+/// end of each matrix.
+fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
+    let cols = shape.matrices[0].cols;
+    let factor = if shape.epilogue == Epilogue::Residual { 1.0 } else { x.norm_factor(cols, EPSILON) };
+    let mut scratch = vec![0.0; cols];
+    let mut products = |matrix: &Matrix| -> Vec<(usize, f32)> {
+        let Some(layout) = Layout::new(matrix.ty, matrix.rows, cols) else { return vec![] };
+        let period = random_tiles(matrix, &layout);
+        let few = random_rows(matrix, 0..(period * TILE).min(matrix.rows));
+        let whole = matrix.rows / TILE;
+        let tiles = (0..CHECKED.min(whole)).chain(CHECKED.max(whole.saturating_sub(1))..whole);
+        let rows = tiles.flat_map(|tile| (0..TILE).map(move |row| (tile, row)));
+        rows.map(|(tile, row)| {
+            let file = few.chunks_exact(matrix.row_bytes()).nth(tile % period * TILE + row).unwrap_or(&[]);
+            (tile * TILE + row, factor * row_product(math, matrix.ty, file, x, &mut scratch))
+        })
+        .collect()
+    };
+    if shape.epilogue == Epilogue::Gated {
+        let (gate, up) = (products(&shape.matrices[0]), products(&shape.matrices[1]));
+        let gated: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| silu_gate(g.1, u.1)).collect();
+        let values = Activations::from_values(math, &gated).values();
+        return gate.iter().map(|g| g.0).zip(values).collect();
+    }
+    let mut out = Vec::new();
+    let mut first = 0;
+    for matrix in &shape.matrices {
+        out.extend(products(matrix).into_iter().map(|(row, v)| (first + row, v)));
+        first += matrix.rows.next_multiple_of(TILE);
+    }
+    out
+}
+
+/// The kernel of a product for one token.
+fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
+    let layout = &parts[0].layout;
+    let stride = match epilogue {
+        Epilogue::Raw => parts.iter().map(|p| p.layout.tiles() * TILE).sum(),
+        Epilogue::Logits { vocab } => *vocab,
+        Epilogue::Residual | Epilogue::Gated => padded(layout.rows),
+    };
+    Gemv {
+        parts: parts.to_vec(),
+        epilogue: epilogue.clone(),
+        first_tile: 0,
+        stride,
+        norm: (*epilogue != Epilogue::Residual).then_some((layout.cols, EPSILON)),
+        bias: false,
+        tokens: 1,
+        tiles: knobs.tiles,
+        threads: knobs.threads,
+        unroll: knobs.unroll,
+    }
+}
+
+/// A shape on the device, ready to be timed.
+pub struct Case<'a> {
+    lab: &'a Lab,
+    epilogue: Epilogue,
+    parts: Vec<Part>,
+    /// Of one copy of the matrices.
+    bytes: u64,
+    own: Knobs,
+    /// Every variant's pipeline has the same bindings: one group each serves them all.
+    slots: Vec<wgpu::BindGroup>,
+    outputs: Vec<wgpu::Buffer>,
+    want: Vec<(usize, f32)>,
+}
+
+impl Case<'_> {
+    /// What the engine would take.
+    pub fn own(&self) -> Knobs {
+        self.own
+    }
+
+    /// Bytes of weights that a dispatch reads.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Copies of the matrices on the device.
+    pub fn copies(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// What a dispatch takes at least by the device's limits, in µs.
+    pub fn floor_us(&self) -> f64 {
+        let Limits { read_gb_per_s, dispatch_us, .. } = self.lab.limits;
+        dispatch_us + self.bytes as f64 / read_gb_per_s / 1e3
+    }
+
+    /// The variants that the device can run, the engine's first; none twice whose code is the same.
+    pub fn variants(&self) -> Vec<Knobs> {
+        self.shaders().into_iter().map(|(knobs, _)| knobs).collect()
+    }
+
+    fn shaders(&self) -> Vec<(Knobs, Shader)> {
+        let gpu = &self.lab.gpu;
+        let most = Tuning::of(gpu).most_threads;
+        let slices = gemv::steps_of(&self.parts[0].layout).next_multiple_of(4);
+        let single = self.parts.len() == 1 || self.epilogue == Epilogue::Gated;
+        let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
+        let mut made = vec![self.own];
+        for threads in [self.own.threads, 128, 256, 512, 1024] {
+            for tiles in if single { vec![1, 2, 4] } else { vec![1] } {
+                let unrolls = [1, 2, 4].map(|unroll| Knobs { threads, tiles, unroll });
+                let fits = (TILE * tiles..=most.min(slices * TILE)).contains(&threads)
+                    && kernel(&self.epilogue, &self.parts, unrolls[0]).shared_bytes() <= shared;
+                made.extend(unrolls.into_iter().filter(|_| fits));
+            }
+        }
+        let mut seen = HashSet::new();
+        let shader = |knobs| (knobs, kernel(&self.epilogue, &self.parts, knobs).shader(gpu.form));
+        made.into_iter().map(shader).filter(|(_, shader)| seen.insert(shader.source.clone())).collect()
+    }
+
+    /// Checks and times a variant: the median of so many runs.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn time(&self, knobs: Knobs, runs: usize) -> Result<Timing> {
+        let gpu = &self.lab.gpu;
+        let kernel = kernel(&self.epilogue, &self.parts, knobs);
+        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
+        let error = self.error(&kernel, &pipeline)?;
+        let bound = bound(gpu, self.epilogue == Epilogue::Gated);
+        let pass = profile::time(gpu, runs, |pass| self.record(pass, &kernel, &pipeline, &self.slots))?;
+        let us = pass / self.slots.len() as f64;
+        let reading = (us - self.lab.limits.dispatch_us).max(1e-3);
+        Ok(Timing {
+            knobs,
+            us,
+            gb_per_s: self.bytes as f64 / reading / 1e3,
+            of_floor: self.floor_us() / us,
+            error,
+            // NaN is wrong as well.
+            wrong: error.partial_cmp(&bound) != Some(std::cmp::Ordering::Less),
+        })
+    }
+
+    /// Times the engine's variant alone.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn quick(&self) -> Result<Sweep> {
+        let own = self.time(self.own, MANY)?;
+        Ok(Sweep { own, best: own, all: vec![own] })
+    }
+
+    /// Times all variants with a few runs, and the fastest of them again with many.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn sweep(&self) -> Result<Sweep> {
+        let (variants, shaders): (Vec<Knobs>, Vec<Shader>) = self.shaders().into_iter().unzip();
+        self.lab.gpu.compile_ahead(&shaders)?;
+        let mut all = variants.into_iter().map(|v| self.time(v, FEW)).collect::<Result<Vec<_>>>()?;
+        all.sort_by(|a, b| a.us.total_cmp(&b.us));
+        let own = self.time(self.own, MANY)?;
+        let mut best = own;
+        for timing in all.iter_mut().filter(|t| !t.wrong && t.knobs != own.knobs).take(FINALISTS) {
+            *timing = self.time(timing.knobs, MANY)?;
+            if timing.us < best.us {
+                best = *timing;
+            }
+        }
+        for timing in all.iter_mut().filter(|t| t.knobs == own.knobs) {
+            *timing = own;
+        }
+        Ok(Sweep { own, best, all })
+    }
+
+    fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        kernel: &Gemv,
+        pipeline: &Pipeline,
+        slots: &[wgpu::BindGroup],
+    ) {
+        pass.set_pipeline(&pipeline.pipeline);
+        if kernel.has_args() {
+            pass.set_immediates(0, bytemuck::bytes_of(&gemv::Args { tokens: 1, first: 0 }));
+        }
+        let [x, y, z] = kernel.grid(1);
+        for slot in slots {
+            pass.set_bind_group(0, slot, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+
+    /// How far a dispatch's outputs are from the twin's: the root mean square of the difference
+    /// over that of what is wanted.
+    fn error(&self, kernel: &Gemv, pipeline: &Pipeline) -> Result<f64> {
+        let gpu = &self.lab.gpu;
+        // The last output of a residual product is the next norm's weight: an input.
+        let written = self.outputs.len() - usize::from(self.epilogue == Epilogue::Residual);
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.outputs[..written].iter().for_each(|b| encoder.clear_buffer(b, 0, None));
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            self.record(&mut pass, kernel, pipeline, &self.slots[..1]);
+        }
+        gpu.queue.submit([encoder.finish()]);
+        let got: Vec<f32> = match self.epilogue {
+            Epilogue::Gated => {
+                let records: Vec<[f32; 2]> = read(gpu, &self.outputs[1])?;
+                let numbers = Activations::numbers_of(gpu.form.math, &read(gpu, &self.outputs[0])?);
+                numbers
+                    .iter()
+                    .zip(0..)
+                    .map(|(n, i)| n * records.get(i / TILE).map_or(0.0, |r| r[0]))
+                    .collect()
+            }
+            _ => read(gpu, &self.outputs[0])?,
+        };
+        let (mut error, mut size) = (0.0, 0.0);
+        for (at, want) in &self.want {
+            let got = got.get(*at).copied().unwrap_or(f32::NAN);
+            error += f64::from(got - want).powi(2);
+            size += f64::from(*want).powi(2);
+        }
+        Ok((error / size.max(1e-30)).sqrt())
+    }
+}
+
+/// A buffer's contents.
+fn read<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<T>> {
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+    let landing = gpu.buffer("read back", buffer.size(), usage)?;
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    encoder.copy_buffer_to_buffer(buffer, 0, &landing, 0, buffer.size());
+    let index = gpu.queue.submit([encoder.finish()]);
+    let slice = landing.slice(..);
+    slice.map_async(wgpu::MapMode::Read, |_| ());
+    gpu.wait(&index)?;
+    let view = slice
+        .get_mapped_range()
+        .map_err(|_| Error::Device(format!("{}: outputs could not be read back", gpu.name)))?;
+    Ok(bytemuck::pod_collect_to_vec(&view))
+}
+
+/// What twins may differ by. Where the result is rounded to F16, a sum that falls on the other
+/// side of a rounding's edge moves it by 5e-4. Where WGSL leaves the rounding to the driver (F16
+/// products may be kept wider, packing to F16 may round towards zero), a real GPU may differ from
+/// the twin by as much as the rounding itself.
+pub(super) fn bound(gpu: &Gpu, rounded: bool) -> f64 {
+    match (gpu.form.math, gpu.software) {
+        (Math::F32, _) => 1e-5,
+        // Products of integers are exact everywhere; a rounding may fall on the other side.
+        (Math::Int16 | Math::Int8, _) if !rounded => 1e-5,
+        (Math::Int16, _) => 1e-4,
+        (Math::Int8, _) => 4e-3,
+        (Math::F16, true) if rounded => 2e-4,
+        (Math::F16, true) => 1e-5,
+        (Math::F16, false) => 1.2e-3,
+    }
+}

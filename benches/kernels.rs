@@ -35,6 +35,9 @@ struct Args {
     /// Only what the engine takes, no other variant
     #[arg(long)]
     quick: bool,
+    /// Every combination of lanes, tiles and unrolling, not only the promising ones
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -114,7 +117,7 @@ fn run(args: &Args) -> Result<bool> {
                     continue;
                 }
             };
-            let sweep = if args.quick { case.quick()? } else { case.sweep()? };
+            let sweep = if args.quick { case.quick()? } else { case.sweep(args.full)? };
             let wrong: Vec<&Timing> = sweep.all.iter().filter(|t| t.wrong).collect();
             right &= wrong.is_empty();
             if args.json {

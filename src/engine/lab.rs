@@ -151,6 +151,8 @@ const CHECKED: usize = 4;
 /// Runs that tell which variants are worth [`MANY`], and how many of them are.
 const FEW: usize = 3;
 const FINALISTS: usize = 3;
+/// Variants that are tried with other unrollings.
+const UNROLLED: usize = 2;
 
 impl Lab {
     /// Opens a device and measures its limits.
@@ -371,29 +373,36 @@ impl Case<'_> {
         dispatch_us + self.bytes as f64 / read_gb_per_s / 1e3
     }
 
-    /// The variants that the device can run, the engine's first; none twice whose code is the same.
-    pub fn variants(&self) -> Vec<Knobs> {
-        self.shaders().into_iter().map(|(knobs, _)| knobs).collect()
-    }
-
-    fn shaders(&self) -> Vec<(Knobs, Shader)> {
+    /// The lanes and tiles that the device can run, the engine's first, each with the unrolling that
+    /// the engine would take.
+    fn plain_variants(&self) -> Vec<Knobs> {
         let gpu = &self.lab.gpu;
-        let most = Tuning::of(gpu).most_threads;
         let slices = gemv::steps_of(&self.parts[0].layout).next_multiple_of(4);
+        let most = Tuning::of(gpu).most_threads.min(slices * TILE);
         let single = self.parts.len() == 1 || self.epilogue == Epilogue::Gated;
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
         let mut made = vec![self.own];
         for threads in [self.own.threads, 128, 256, 512, 1024] {
             for tiles in if single { vec![1, 2, 4] } else { vec![1] } {
-                let unrolls = [1, 2, 4].map(|unroll| Knobs { threads, tiles, unroll });
-                let fits = (TILE * tiles..=most.min(slices * TILE)).contains(&threads)
-                    && kernel(&self.epilogue, &self.parts, unrolls[0]).shared_bytes() <= shared;
-                made.extend(unrolls.into_iter().filter(|_| fits));
+                let unroll = Gemv::default_unroll(&self.parts, &self.epilogue, tiles);
+                let knobs = Knobs { threads, tiles, unroll };
+                let bytes = kernel(&self.epilogue, &self.parts, knobs).shared_bytes();
+                if (TILE * tiles..=most).contains(&threads) && bytes <= shared {
+                    made.push(knobs);
+                }
             }
         }
-        let mut seen = HashSet::new();
+        made
+    }
+
+    /// Compiles and times those variants whose code is not among `seen`.
+    fn try_all(&self, variants: Vec<Knobs>, seen: &mut HashSet<String>) -> Result<Vec<Timing>> {
+        let gpu = &self.lab.gpu;
         let shader = |knobs| (knobs, kernel(&self.epilogue, &self.parts, knobs).shader(gpu.form));
-        made.into_iter().map(shader).filter(|(_, shader)| seen.insert(shader.source.clone())).collect()
+        let (variants, shaders): (Vec<Knobs>, Vec<Shader>) =
+            variants.into_iter().map(shader).filter(|(_, s)| seen.insert(s.source.clone())).unzip();
+        gpu.compile_ahead(&shaders)?;
+        variants.into_iter().map(|v| self.time(v, FEW)).collect()
     }
 
     /// Checks and times a variant: the median of so many runs.
@@ -429,14 +438,20 @@ impl Case<'_> {
         Ok(Sweep { own, best: own, all: vec![own] })
     }
 
-    /// Times all variants with a few runs, and the fastest of them again with many.
+    /// Times the variants with a few runs each, and the fastest again with many: all numbers of
+    /// lanes and tiles, and other unrollings of the fastest of those, or of all if `full`.
     ///
     /// # Errors
     /// The device's.
-    pub fn sweep(&self) -> Result<Sweep> {
-        let (variants, shaders): (Vec<Knobs>, Vec<Shader>) = self.shaders().into_iter().unzip();
-        self.lab.gpu.compile_ahead(&shaders)?;
-        let mut all = variants.into_iter().map(|v| self.time(v, FEW)).collect::<Result<Vec<_>>>()?;
+    pub fn sweep(&self, full: bool) -> Result<Sweep> {
+        let mut seen = HashSet::new();
+        let plain = self.plain_variants();
+        let mut all = self.try_all(plain.clone(), &mut seen)?;
+        all.sort_by(|a, b| a.us.total_cmp(&b.us));
+        let fastest = all.iter().map(|t| t.knobs).take(UNROLLED);
+        let bases = if full { plain } else { fastest.collect() };
+        let unrolled = |base: Knobs| [1, 2, 4].map(|unroll| Knobs { unroll, ..base });
+        all.extend(self.try_all(bases.into_iter().flat_map(unrolled).collect(), &mut seen)?);
         all.sort_by(|a, b| a.us.total_cmp(&b.us));
         let own = self.time(self.own, MANY)?;
         let mut best = own;

@@ -1,7 +1,7 @@
 //! Every kernel against its twin, on a device, at odd sizes and in every form.
 
 use super::device::{Gpu, choose};
-use super::lab::bound;
+use super::lab::{Knobs, bound};
 use super::{DeviceChoice, Forms, Options};
 use crate::kernels::attention::{self, Attention, Cache, Pairing};
 use crate::kernels::embed::{self, Embed};
@@ -168,21 +168,20 @@ fn packing_round_trips_on_the_device() {
 
 /// A product in all epilogues, against row products of the twin.
 fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_group: usize) {
-    for threads in if tokens == 1 { vec![64, 320] } else { vec![256] } {
-        products_by(gpu, ty, [rows, cols], tokens, per_group, threads);
+    let knobs = |threads, tiles, unroll| Knobs { threads, tiles, unroll };
+    let ways = match tokens {
+        1 if cols > 1000 => vec![knobs(64, 1, 2), knobs(320, 2, 1), knobs(128, 4, 3)],
+        1 => vec![knobs(64, 1, 2), knobs(320, 2, 1)],
+        _ => vec![knobs(256, 1, 1)],
+    };
+    for knobs in ways {
+        products_by(gpu, ty, [rows, cols], tokens, per_group, knobs);
     }
 }
 
-fn products_by(
-    gpu: &Gpu,
-    ty: Type,
-    [rows, cols]: [usize; 2],
-    tokens: usize,
-    per_group: usize,
-    threads: usize,
-) {
+fn products_by(gpu: &Gpu, ty: Type, [rows, cols]: [usize; 2], tokens: usize, per_group: usize, knobs: Knobs) {
     let math = gpu.form.math;
-    let what = format!("{ty} {rows}x{cols}, {tokens} tokens by {per_group}, {threads} lanes, {:?}", gpu.form);
+    let what = format!("{ty} {rows}x{cols}, {tokens} tokens by {per_group}, {knobs}, {:?}", gpu.form);
     let mut random = Random((rows + cols + tokens) as u64);
     let layout = Layout::new(ty, rows, cols).unwrap();
     let other = Layout::new(Type::Q8_0, rows, cols).unwrap();
@@ -217,9 +216,9 @@ fn products_by(
         first_tile: 0,
         stride,
         tokens: per_group,
-        tiles: 1,
-        threads,
-        unroll: 2,
+        tiles: if parts.len() == 3 { 1 } else { knobs.tiles },
+        threads: knobs.threads,
+        unroll: knobs.unroll,
     };
 
     // Raw, three matrices: the first, the second and the first again.

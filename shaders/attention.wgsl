@@ -169,7 +169,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat p KPL
     s[${p}u * HB + ${j}u] = select(-3.4e38, s[${p}u * HB + ${j}u], k0 + ${p}u * THREADS + lid < end);
 #end
-    lanes[${j}u * THREADS + lid] = max(s[${j}u], s[HB + ${j}u]);
+    lanes[${j}u * THREADS + lid] = max(s[${j}u], s[(KPL - 1u) * HB + ${j}u]);
 #end
     workgroupBarrier();
     // The keys of the next tile, while this one's are at work.

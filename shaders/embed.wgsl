@@ -44,14 +44,16 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   if entry < ${ROW0}u || entry >= ${ROW0}u + ${ROWS}u { return; } // another part of the table has it
   let r = entry - ${ROW0}u;
 #if LEVELS
-  var l = step_${TYPE0}(M0, r >> 4u, r & 15u, step / ${STEP_PARTS}u, step % ${STEP_PARTS}u);
+  let block = step / ${STEP_PARTS}u;
+  let part = step % ${STEP_PARTS}u;
+  var l = decode_${TYPE0}(fetch_${TYPE0}(M0, r >> 4u, r & 15u, block, part), block, part);
   let at = l[c].at;
   var v: array<vec4<f32>, 4>;
   if half == 0u { v = elements(l[c].a, l[c].scale.x, l[c].min.x); }
   else { v = elements(l[c].b, l[c].scale.y, l[c].min.y); }
 #else
   let at = step;
-  var n = numbers_${TYPE0}(M0, r >> 4u, r & 15u, step);
+  var n = decode_${TYPE0}(fetch_${TYPE0}(M0, r >> 4u, r & 15u, step, 0u), step, 0u);
   let v = array<vec4<f32>, 4>(n[4u * half], n[4u * half + 1u], n[4u * half + 2u], n[4u * half + 3u]);
 #endif
   let g = 2u * at + half;

@@ -116,12 +116,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let token = 0u;
   let tokens = 1u;
 #endif
-  let tile = wg.x * ${TILES_OF_A_GROUP}u;
   // What a lane below 16 * OUTS finishes: output i = r * T + t, and sum i; gated, OUTS + i too.
   let i = lid >> 4u;
-  let out_tile = ${TILE0}u + tile + i / T;
   let to = wg.y * T + i % T;
-  let live = i < ${OUTS}u && to < tokens && out_tile < ${TILE0}u + ${TILES}u;
   // What the end needs is asked for now, so that it is under way together with the weights.
 #if NORM
   var square = 0.0;
@@ -129,6 +126,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var k = row; k < SQUARES; k += 16u) { square += dot(squares_in[(token + i) * SQUARES + k], vec4<f32>(1.0)); }
   }
 #endif
+  let tile = wg.x * ${TILES_OF_A_GROUP}u;
+  let out_tile = ${TILE0}u + tile + i / T;
+  let live = i < ${OUTS}u && to < tokens && out_tile < ${TILE0}u + ${TILES}u;
 #if RESIDUAL
   var old = 0.0;
   var weight = 0.0;

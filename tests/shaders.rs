@@ -3,7 +3,7 @@
 
 use infer::kernels::attention::{Attention, Pairing};
 use infer::kernels::embed::Embed;
-use infer::kernels::gemv::{Epilogue, Gemv, Part};
+use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
 use infer::kernels::select::Select;
 use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
 use infer::quant::{Layout, Type};
@@ -43,9 +43,7 @@ fn shaders(form: Form) -> Vec<Shader> {
             first_tile: 0,
             stride: 512,
             tokens,
-            tiles: if tokens == 1 && single { 2 } else { 1 },
-            threads: 256,
-            unroll: 1,
+            knobs: Knobs { threads: 256, tiles: if tokens == 1 && single { 2 } else { 1 }, unroll: 1 },
         }
         .shader(form)
     };

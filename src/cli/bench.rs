@@ -108,6 +108,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     options.context.get_or_insert(needed);
     let mut bench = Bench {
         engine: load::open(&model, &options, false)?,
+        history: History::default(),
         vocab: u32::try_from(model.plan.spec.vocab).unwrap_or(u32::MAX),
         depth: args.depth,
         turn: 0,
@@ -147,6 +148,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// An engine that is measured.
 struct Bench {
     engine: Box<dyn Engine>,
+    history: History,
     vocab: u32,
     depth: usize,
     turn: u32,
@@ -175,18 +177,18 @@ impl Bench {
         let vocab = self.vocab;
         let spread = |i: u32, by: u32| i.wrapping_mul(0x9e37_79b1).wrapping_add(by) % vocab;
         let mut ids: Vec<u32> = (0..self.depth as u32).map(|i| spread(i, 0)).collect();
-        let mut history = History::default();
-        if self.depth > 0 {
-            self.generate(&mut history, &ids, 1)?;
+        // What lies before is computed once: later runs find it in the cache.
+        if self.depth > 0 && self.turn == 1 {
+            self.generate(&ids, 1)?;
         }
         ids.extend((0..prompt as u32).map(|i| spread(i, self.turn)));
-        self.generate(&mut history, &ids, tokens)
+        self.generate(&ids, tokens)
     }
 
-    fn generate(&mut self, history: &mut History, ids: &[u32], tokens: usize) -> Result<Outcome> {
+    fn generate(&mut self, ids: &[u32], tokens: usize) -> Result<Outcome> {
         let flow = || if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let request = Request { ids, sampling: Sampling::greedy(), tokens: Some(tokens), end_ids: &[] };
-        let outcome = generate(&mut *self.engine, history, &request, &mut |_, _| flow(), &mut |_| flow())?;
+        let outcome = generate(&mut *self.engine, &mut self.history, &request, &mut |_, _| flow(), &mut |_| flow())?;
         if interrupt::requested() { Err(Error::Interrupted) } else { Ok(outcome) }
     }
 }

@@ -7,7 +7,7 @@ use super::stage::{Stage, attention, raw_rows, stream};
 use super::upload::Store;
 use crate::Result;
 use crate::kernels::attention::Attention;
-use crate::kernels::gemv::{self, Epilogue, Gemv, Part};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part};
 use crate::kernels::{Shader, embed, groups, padded, squares};
 use crate::model::{Matrix, Model, Spec};
 use crate::quant::{GROUP, TILE};
@@ -17,6 +17,7 @@ use crate::quant::{GROUP, TILE};
 pub(super) struct Tuning {
     /// The most lanes of a matrix product's workgroup.
     pub(super) most_threads: usize,
+    software: bool,
     /// Tokens of a workgroup in a batch.
     pub(super) batch_tokens: usize,
 }
@@ -31,29 +32,39 @@ impl Tuning {
         match gpu.software {
             // A software adapter compiles for as long as the code is: twice the tokens, twice the
             // time. Lanes are turns of a loop there.
-            true => Tuning { most_threads: THREADS, batch_tokens: 4 },
-            false => Tuning { most_threads: 1024.min(most as usize), batch_tokens: 8 },
+            true => Tuning { most_threads: THREADS, software: true, batch_tokens: 4 },
+            false => {
+                // A batch of eight tokens, gated, takes 24 KiB.
+                let batch_tokens =
+                    if gpu.limits.max_compute_workgroup_storage_size < 24 << 10 { 4 } else { 8 };
+                Tuning { most_threads: 1024.min(most as usize), software: false, batch_tokens }
+            }
         }
     }
 
-    /// Tiles and lanes of a matrix product's workgroup. To decode, a lane of few rows should have
-    /// few steps, all of whose loads are under way at once; with many rows the device is busy
-    /// anyway, and a lane that has more to do has less to do beside it.
-    pub(super) fn shape(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> (usize, usize) {
-        let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+    /// The knobs of a product, as the lab (`cargo bench --bench kernels`) found them best on an H200.
+    /// To decode with few tiles, as many lanes as there are steps, so that all loads are under way
+    /// at once; with many, fewer lanes that have more to do, and several tiles that share the
+    /// activations where rows are long.
+    pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> Knobs {
         if tokens > 1 {
-            return (1, THREADS);
+            return Knobs { tiles: 1, threads: THREADS, unroll: 1 };
         }
-        let logits = matches!(epilogue, Epilogue::Logits { .. });
-        let slices = if tiles < MANY_TILES { 64 } else { 16 };
         let steps = gemv::steps_of(&parts[0].layout);
+        let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+        let (slices, of_a_group, unroll) = match epilogue {
+            _ if self.software => (16, 1, 1),
+            Epilogue::Logits { .. } => ((steps / 4).clamp(8, 16), 1, 1),
+            Epilogue::Gated if tiles >= 1536 && steps >= 64 => (16, 4, 2),
+            Epilogue::Gated => (16, 1, 2),
+            _ if tiles < 256 => (64, 1, 4),
+            Epilogue::Residual if steps >= 128 => (64, 2, 2),
+            _ => (32, 1, 1),
+        };
         let threads = TILE * steps.min(slices).next_multiple_of(4);
-        (if logits && tiles >= MANY_TILES { 2 } else { 1 }, threads.min(self.most_threads))
+        Knobs { tiles: of_a_group, threads: threads.min(self.most_threads), unroll }
     }
 }
-
-/// Tiles from which on a device is busy whatever its lanes do.
-const MANY_TILES: usize = 512;
 
 /// Activations in device memory.
 pub(super) struct Acts {
@@ -125,7 +136,7 @@ fn products(
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
-        let (tiles, threads) = Tuning::of(gpu).shape(&slice.parts, &shape.epilogue, tokens);
+        let knobs = Tuning::of(gpu).knobs(&slice.parts, &shape.epilogue, tokens);
         let kernel = Gemv {
             parts: slice.parts.clone(),
             epilogue: shape.epilogue.clone(),
@@ -134,9 +145,7 @@ fn products(
             norm: shape.norm,
             bias: shape.bias,
             tokens,
-            tiles,
-            threads,
-            unroll: Gemv::default_unroll(&slice.parts, &shape.epilogue, tiles),
+            knobs,
         };
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);

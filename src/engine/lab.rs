@@ -7,7 +7,6 @@
 //! does. Before it is timed, every variant's outputs are compared with the kernel's twin.
 
 use std::collections::HashSet;
-use std::fmt;
 
 use serde::Serialize;
 
@@ -16,7 +15,7 @@ use super::device::{Gpu, Pipeline, Range, choose};
 use super::profile::{self, Limits, MANY};
 use super::stage::{Stage, lower};
 use super::{DeviceChoice, Options};
-use crate::kernels::gemv::{self, Epilogue, Gemv, Part, row_product, silu_gate};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Math, Shader, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
@@ -80,23 +79,6 @@ impl Shape {
             Ok(part)
         };
         self.matrices.iter().map(part).collect()
-    }
-}
-
-/// What may be chosen about a kernel without changing what it computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Knobs {
-    /// Lanes of a workgroup.
-    pub threads: usize,
-    /// Tiles of a workgroup.
-    pub tiles: usize,
-    /// Steps that a turn of the loop has.
-    pub unroll: usize,
-}
-
-impl fmt::Display for Knobs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}/{}", self.threads, self.tiles, self.unroll))
     }
 }
 
@@ -188,8 +170,7 @@ impl Lab {
         if bytes > gpu.weight_binding {
             return Err(Error::Device(format!("{}: {bytes} bytes exceed a binding", shape.label()?)));
         }
-        let (tiles, threads) = Tuning::of(gpu).shape(&parts, &shape.epilogue, 1);
-        let own = Knobs { threads, tiles, unroll: Gemv::default_unroll(&parts, &shape.epilogue, tiles) };
+        let own = Tuning::of(gpu).knobs(&parts, &shape.epilogue, 1);
 
         let mut random = Random::new("activations", 0);
         let (rows, cols) = (shape.matrices[0].rows, shape.matrices[0].cols);
@@ -331,9 +312,7 @@ fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
         norm: (*epilogue != Epilogue::Residual).then_some((layout.cols, EPSILON)),
         bias: false,
         tokens: 1,
-        tiles: knobs.tiles,
-        threads: knobs.threads,
-        unroll: knobs.unroll,
+        knobs,
     }
 }
 

@@ -62,7 +62,7 @@ impl Few {
 }
 
 /// Keys up to which one workgroup for each query head is faster than splits that must be merged.
-const FEW_KEYS: u32 = 384;
+const FEW_KEYS: u32 = 256;
 
 pub(super) struct Dispatch {
     pub(super) pipeline: Arc<Pipeline>,

@@ -1,11 +1,11 @@
 //! Every kernel against its twin, on a device, at odd sizes and in every form.
 
 use super::device::{Gpu, choose};
-use super::lab::{Knobs, bound};
+use super::lab::bound;
 use super::{DeviceChoice, Forms, Options};
 use crate::kernels::attention::{self, Attention, Cache, Pairing};
 use crate::kernels::embed::{self, Embed};
-use crate::kernels::gemv::{self, Epilogue, Gemv, Part, row_product, silu_gate};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::{self, Select};
 use crate::kernels::vector::Activations;
@@ -170,7 +170,9 @@ fn packing_round_trips_on_the_device() {
 fn products(gpu: &Gpu, ty: Type, rows: usize, cols: usize, tokens: usize, per_group: usize) {
     let knobs = |threads, tiles, unroll| Knobs { threads, tiles, unroll };
     let ways = match tokens {
-        1 if cols > 1000 => vec![knobs(64, 1, 2), knobs(320, 2, 1), knobs(128, 4, 3)],
+        1 if cols > 1000 => {
+            vec![knobs(64, 1, 2), knobs(320, 2, 1), knobs(128, 4, 3)]
+        }
         1 => vec![knobs(64, 1, 2), knobs(320, 2, 1)],
         _ => vec![knobs(256, 1, 1)],
     };
@@ -210,15 +212,13 @@ fn products_by(gpu: &Gpu, ty: Type, [rows, cols]: [usize; 2], tokens: usize, per
     let args = if per_group > 1 { bytemuck::bytes_of(&args) } else { &[] };
     let kernel = |parts: &[Part], epilogue, norm, stride| Gemv {
         parts: parts.to_vec(),
-        epilogue,
         norm,
         bias: false,
         first_tile: 0,
         stride,
         tokens: per_group,
-        tiles: if parts.len() == 3 { 1 } else { knobs.tiles },
-        threads: knobs.threads,
-        unroll: knobs.unroll,
+        knobs: Knobs { tiles: if parts.len() == 3 { 1 } else { knobs.tiles }, ..knobs },
+        epilogue,
     };
 
     // Raw, three matrices: the first, the second and the first again.
@@ -297,7 +297,7 @@ fn products_by(gpu: &Gpu, ty: Type, [rows, cols]: [usize; 2], tokens: usize, per
     let buffers = [&w, &w, &xq, &xm, &out, &best, &sq];
     let last = gemv::Args { tokens: 1, first: tokens as u32 - 1 };
     for tiles in [1, 2, 4] {
-        let logits = Gemv { tiles, tokens: 1, ..logits.clone() };
+        let logits = Gemv { knobs: Knobs { tiles, ..logits.knobs }, tokens: 1, ..logits.clone() };
         run(gpu, &logits.shader(gpu.form), &buffers, bytemuck::bytes_of(&last), logits.grid(1));
         let want: Vec<f32> = first[tokens - 1].iter().map(|v| v * factors[tokens - 1]).collect();
         let got: Vec<f32> = download(gpu, &out);

@@ -115,6 +115,9 @@ impl Attention {
         let mut source = Source::new(form);
         let (unit, units, threads) = (Self::unit(form.kv), self.units(form.kv), self.threads(form.kv));
         let (vectors, block) = (unit / 4, self.block);
+        // Keys of a lane in a tile: two share the queries that a lane loads. With one head there are
+        // few keys anyway.
+        let keys = block.min(2);
         let merge = self.merge(form);
         let merged_heads = merge / self.head_dim + 2;
         // As many loads at once as registers hold without cost.
@@ -136,18 +139,18 @@ impl Attention {
             .set("HB", block)
             .set("HA", at_once)
             .set("BU", ahead)
-            .set("KPL", KEYS_OF_A_LANE)
+            .set("KPL", keys)
             .set("AHEAD", 8)
             .set("UV", vectors)
             .set("ROUNDS", block / at_once)
             .set("Q_VECTORS", block * units * vectors)
-            .set("WEIGHTS", block * KEYS_OF_A_LANE * threads)
+            .set("WEIGHTS", block * keys * threads)
             .set("LANES", block * threads)
             .set("SIXTEENTHS", 4 * block)
             .set("SUMS", at_once * (threads / units) * units * vectors)
             .set("ACC", block * vectors)
-            .set("SCORES", block * KEYS_OF_A_LANE)
-            .set("LOADS", ahead * KEYS_OF_A_LANE)
+            .set("SCORES", block * keys)
+            .set("LOADS", ahead * keys)
             .set("SPLITS", self.max_splits)
             .set("OUT_GROUPS", groups(self.heads * self.head_dim))
             .set("MERGE", merge)
@@ -227,8 +230,6 @@ impl Attention {
 
 /// Positions that the cache keeps side by side.
 pub const CACHE_TILE: usize = 32;
-/// Keys of a lane in a tile, as in `attention.wgsl`.
-const KEYS_OF_A_LANE: usize = 2;
 /// A split has no fewer keys than this, unless there are no more.
 const FEW_KEYS: usize = 128;
 

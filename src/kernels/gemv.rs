@@ -1,6 +1,10 @@
 //! Matrices times vectors, with what surrounds them: the norm before, and after it nothing, the
 //! residual stream, the gated activation, or the logits' best.
 
+use std::fmt;
+
+use serde::Serialize;
+
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
@@ -62,14 +66,26 @@ pub struct Gemv {
     pub bias: bool,
     /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
     pub tokens: usize,
-    /// Tiles of a workgroup, for `Gated` of each of its two matrices: 1, or more with one token and
-    /// another epilogue than three matrices' `Raw`.
-    pub tiles: usize,
+    /// What may be chosen without changing what is computed.
+    pub knobs: Knobs,
+}
+
+/// What may be chosen about a product without changing what it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Knobs {
     /// Lanes of a workgroup: a multiple of 64, and at least 16 for each sum of 16 rows.
     pub threads: usize,
-    /// Steps of the first matrix that a turn of the loop with one token has, at least 1; a matrix
-    /// of other steps has as many chunks. [`Gemv::default_unroll`] knows a good number.
+    /// Tiles that a workgroup computes at once: 1, or more of one token, not for three matrices.
+    pub tiles: usize,
+    /// Steps of the first matrix's type that are written out in a turn of the loop; for a matrix
+    /// of other steps it has as many chunks. [`Gemv::default_unroll`] knows a good number.
     pub unroll: usize,
+}
+
+impl fmt::Display for Knobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}/{}", self.threads, self.tiles, self.unroll))
+    }
 }
 
 /// A row of a lane: its matrix, and the WGSL expression of its tile.
@@ -91,6 +107,18 @@ pub(super) struct Steps {
 /// Steps of a row.
 pub fn steps_of(layout: &Layout) -> usize {
     layout.chunks() / steps(layout.ty).chunks
+}
+
+impl Steps {
+    /// The WGSL expression of the number of chunk c of a step, whose block and part are those of
+    /// turn s.
+    fn chunk(&self, s: usize, c: usize) -> String {
+        match self {
+            Steps { parts: 1, .. } => format!("block{s}"),
+            Steps { neighbours: true, .. } => format!("8u * block{s} + 2u * part{s} + {c}u"),
+            _ => format!("8u * block{s} + 4u * (part{s} >> 1u) + (part{s} & 1u) + {}u", 2 * c),
+        }
+    }
 }
 
 pub(super) fn steps(ty: Type) -> Steps {
@@ -141,12 +169,12 @@ impl Gemv {
 
     /// Rows of a lane, one in each of as many tiles.
     fn lane_rows(&self) -> usize {
-        if self.epilogue == Epilogue::Gated { 2 * self.tiles } else { self.tiles }
+        if self.epilogue == Epilogue::Gated { 2 * self.knobs.tiles } else { self.knobs.tiles }
     }
 
     /// Sums that a workgroup finishes, each of 16 rows.
     fn outs(&self) -> usize {
-        self.tiles * self.tokens
+        self.knobs.tiles * self.tokens
     }
 
     /// Steps of the first matrix that a turn of the loop should have: enough loads under way at
@@ -166,16 +194,18 @@ impl Gemv {
     /// Bytes of workgroup memory.
     pub fn shared_bytes(&self) -> usize {
         let sums = self.lane_rows() * self.tokens;
-        16 * (sums * 16 * (self.threads / TILE / 4 + 1) + 12 * sums)
+        16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.
     pub fn shader(&self, form: Form) -> Shader {
         debug_assert!(
-            self.threads >= 64 && self.threads.is_multiple_of(64) && self.threads >= TILE * self.outs()
+            self.knobs.threads >= 64
+                && self.knobs.threads.is_multiple_of(64)
+                && self.knobs.threads >= TILE * self.outs()
         );
         debug_assert!(
-            self.tiles == 1
+            self.knobs.tiles == 1
                 || (self.tokens == 1 && (self.parts.len() == 1 || self.epilogue == Epilogue::Gated))
         );
         let mut source = Source::new(form);
@@ -188,10 +218,10 @@ impl Gemv {
         };
         let (residual, gated) = (self.epilogue == Epilogue::Residual, self.epilogue == Epilogue::Gated);
         source
-            .set("THREADS", self.threads)
+            .set("THREADS", self.knobs.threads)
             .set("T", self.tokens)
             .set("R", self.lane_rows())
-            .set("TILES_OF_A_GROUP", self.tiles)
+            .set("TILES_OF_A_GROUP", self.knobs.tiles)
             .set("TILES", self.output_tiles())
             .set("CHUNKS", self.parts[0].layout.chunks())
             .set("STRIDE", self.stride)
@@ -202,7 +232,7 @@ impl Gemv {
             .set("M2", matrix(2).constant())
             .set("SUMS", sums)
             .set("OUTS", self.outs())
-            .set("PARTIALS", sums * 16 * (self.threads / TILE / 4 + 1))
+            .set("PARTIALS", sums * 16 * (self.knobs.threads / TILE / 4 + 1))
             .set("FOURS", 4 * sums)
             .set("LOOPS", self.loops())
             .set("TILE0", self.first_tile)
@@ -240,22 +270,15 @@ impl Gemv {
 
     /// The loops over a row's steps, for every matrix.
     fn loops(&self) -> String {
-        // The last workgroup may have tiles too many: it computes the last one again.
-        let last = self.output_tiles() - 1;
-        let tile = |r: usize| match r {
-            0 => "tile".to_owned(),
-            _ => format!("min(tile + {r}u, {last}u)"),
-        };
-        let lanes = |matrix: usize| (0..self.tiles).map(move |r| Lane { matrix, tile: tile(r) });
+        let rows = self.lanes();
         match self.epilogue {
             Epilogue::Gated => {
                 let (gate, up) = (self.parts[0].layout.ty, self.parts[1].layout.ty);
-                let rows: Vec<Lane> = lanes(0).chain(lanes(1)).collect();
-                let (gates, ups) = rows.split_at(self.tiles);
+                let (gates, ups) = rows.split_at(self.knobs.tiles);
                 // What covers the same elements in its steps shares the activations.
                 match steps(gate) == steps(up) {
                     true => self.accumulate(&rows, 0),
-                    false => self.accumulate(gates, 0) + &self.accumulate(ups, self.tiles),
+                    false => self.accumulate(gates, 0) + &self.accumulate(ups, self.knobs.tiles),
                 }
             }
             Epilogue::Raw if self.parts.len() == 3 => {
@@ -271,8 +294,20 @@ impl Gemv {
                 }
                 out
             }
-            _ => self.accumulate(&lanes(0).collect::<Vec<_>>(), 0),
+            _ => self.accumulate(&rows, 0),
         }
+    }
+
+    /// The rows of a lane where they do not depend on the tile.
+    fn lanes(&self) -> Vec<Lane> {
+        // The last workgroup may have tiles too many: it computes the last one again.
+        let last = self.output_tiles() - 1;
+        let tile = |r: usize| match r {
+            0 => "tile".to_owned(),
+            _ => format!("min(tile + {r}u, {last}u)"),
+        };
+        let of = |matrix: usize| (0..self.knobs.tiles).map(move |r| Lane { matrix, tile: tile(r) });
+        if self.epilogue == Epilogue::Gated { of(0).chain(of(1)).collect() } else { of(0).collect() }
     }
 
     /// The loop over the steps of rows that cover the same elements; their sums begin at sum
@@ -283,89 +318,103 @@ impl Gemv {
         let layout = &self.parts[rows[0].matrix].layout;
         let shape = steps(layout.ty);
         let count = layout.chunks() / shape.chunks;
-        let slices = self.threads / TILE;
-        let turn = |at: &str| self.turn(rows, first, at);
-        let plain = |from: usize| {
-            format!("  for (var s = slice + {from}u; s < {count}u; s += SLICES) {{\n{}  }}\n", turn("s"))
-        };
+        let slices = self.knobs.threads / TILE;
+        let turns = |at: &[String]| self.turns(rows, first, at);
         if self.tokens > 1 {
-            return plain(0);
+            let body = turns(&["s".to_owned()]);
+            return format!("  for (var s = slice; s < {count}u; s += SLICES) {{\n{body}  }}\n");
         }
         let (whole, rest) = (count / slices, count % slices);
         let mut out = String::new();
         let mut done = 0;
-        let unroll = (self.unroll * steps(self.parts[0].layout.ty).chunks / shape.chunks).max(1);
+        let unroll = (self.knobs.unroll * steps(self.parts[0].layout.ty).chunks / shape.chunks).max(1);
         if whole > unroll {
-            let turns = whole / unroll;
+            let times = whole / unroll;
+            let at: Vec<String> = (0..unroll).map(|k| format!("s + {}u", k * slices)).collect();
             out += &format!(
-                "  for (var k = 0u; k < {turns}u; k++) {{\n  let s = slice + k * {}u;\n",
-                unroll * slices
+                "  for (var k = 0u; k < {times}u; k++) {{\n  let s = slice + k * {}u;\n{}  }}\n",
+                unroll * slices,
+                turns(&at)
             );
-            for k in 0..unroll {
-                out += &turn(&format!("s + {}u", k * slices));
-            }
-            out += "  }\n";
-            done = turns * unroll;
+            done = times * unroll;
         }
-        for k in done..whole {
-            out += &turn(&format!("slice + {}u", k * slices));
+        let at: Vec<String> = (done..whole).map(|k| format!("slice + {}u", k * slices)).collect();
+        if !at.is_empty() {
+            out += &turns(&at);
         }
         if rest > 0 {
             let k = whole * slices;
-            out += &format!("  if slice + {k}u < {count}u {{\n{}  }}\n", turn(&format!("slice + {k}u")));
+            out += &format!("  if slice + {k}u < {count}u {{\n{}  }}\n", turns(&[format!("slice + {k}u")]));
         }
         out
     }
 
-    /// One turn of the loop: step `at` of each row, times the activations of every token.
-    fn turn(&self, rows: &[Lane], first: usize, at: &str) -> String {
+    /// Turns of the loop: steps `at` of each row, times the activations of every token. All weights
+    /// are asked for before any of them is used.
+    fn turns(&self, rows: &[Lane], first: usize, at: &[String]) -> String {
         let shape = steps(self.parts[rows[0].matrix].layout.ty);
-        let slices = self.threads / TILE;
-        // Where the slices are whole blocks, a lane's part of its blocks is always the same.
-        let (block, part) = match shape.parts {
-            1 => (at.to_owned(), "0u".to_owned()),
-            p if slices.is_multiple_of(p) => (format!("({at}) / {p}u"), format!("slice % {p}u")),
-            p => (format!("({at}) / {p}u"), format!("({at}) % {p}u")),
-        };
-        let mut out = format!("  {{\n    let block = {block}; let part = {part};\n");
-        for (r, lane) in rows.iter().enumerate() {
-            let ty = self.parts[lane.matrix].layout.ty;
-            let (name, matrix, tile) = (wgsl_name(ty), lane.matrix, &lane.tile);
-            out += &match ty.is_float() {
-                true => format!("    let w{r}_0 = numbers_{name}(M{matrix}, {tile}, row, block);\n"),
-                false => format!("    let l{r} = step_{name}(M{matrix}, {tile}, row, block, part);\n"),
-            };
-            if !ty.is_float() {
-                for c in 0..shape.chunks {
-                    out += &format!("    let w{r}_{c} = ready_{name}(l{r}[{c}]);\n");
-                }
-            }
-        }
-        for c in 0..shape.chunks {
-            let float = self.parts[rows[0].matrix].layout.ty.is_float();
-            let chunk = if float { "block".to_owned() } else { format!("l0[{c}].at") };
-            let mut sums = String::new();
+        let mut out = String::from("  {\n");
+        for (s, at) in at.iter().enumerate() {
+            let (block, part) = self.place(&shape, at);
+            out += &format!("    let block{s} = {block}; let part{s} = {part};\n");
             for (r, lane) in rows.iter().enumerate() {
                 let name = wgsl_name(self.parts[lane.matrix].layout.ty);
-                let sum = match self.tokens {
-                    1 => format!("{}u", first + r),
-                    _ => format!("{}u + t", (first + r) * self.tokens),
-                };
-                sums += &format!(" acc[{sum}] += product_{name}(w{r}_{c}, x);");
+                out += &format!(
+                    "    let raw{s}_{r} = fetch_{name}(M{}, {}, row, block{s}, part{s});\n",
+                    lane.matrix, lane.tile
+                );
             }
-            out += &match self.tokens {
-                1 => format!("    {{ let x = load_x(token, {chunk});{sums} }}\n"),
-                _ => format!(
-                    "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{sums} }}\n"
-                ),
-            };
+        }
+        for s in 0..at.len() {
+            for (r, lane) in rows.iter().enumerate() {
+                let ty = self.parts[lane.matrix].layout.ty;
+                let name = wgsl_name(ty);
+                let decoded = format!("decode_{name}(raw{s}_{r}, block{s}, part{s})");
+                if ty.is_float() {
+                    out += &format!("    let w{s}_{r}_0 = {decoded};\n");
+                    continue;
+                }
+                out += &format!("    let l{s}_{r} = {decoded};\n");
+                for c in 0..shape.chunks {
+                    out += &format!("    let w{s}_{r}_{c} = ready_{name}(l{s}_{r}[{c}]);\n");
+                }
+            }
+            for c in 0..shape.chunks {
+                let chunk = shape.chunk(s, c);
+                let sums = |sum: &dyn Fn(usize) -> String| -> String {
+                    let add = |(r, lane): (usize, &Lane)| {
+                        let name = wgsl_name(self.parts[lane.matrix].layout.ty);
+                        format!(" acc[{}] += product_{name}(w{s}_{r}_{c}, x);", sum(first + r))
+                    };
+                    rows.iter().enumerate().map(add).collect()
+                };
+                out += &match self.tokens {
+                    1 => format!("    {{ let x = load_x(token, {chunk});{} }}\n", sums(&|r| format!("{r}u"))),
+                    t => format!(
+                        "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{} }}\n",
+                        sums(&|r| format!("{}u + t", r * t))
+                    ),
+                };
+            }
         }
         out + "  }\n"
     }
 
+    /// The block and the part of it that is step `at` of a row.
+    fn place(&self, shape: &Steps, at: &str) -> (String, String) {
+        // Where the slices are whole blocks, a lane's part of its blocks is always the same.
+        match shape.parts {
+            1 => (at.to_owned(), "0u".to_owned()),
+            p if (self.knobs.threads / TILE).is_multiple_of(p) => {
+                (format!("({at}) / {p}u"), format!("slice % {p}u"))
+            }
+            p => (format!("({at}) / {p}u"), format!("({at}) % {p}u")),
+        }
+    }
+
     /// The grid for so many tokens.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [u32(self.output_tiles().div_ceil(self.tiles)), tokens.div_ceil(u32(self.tokens)), 1]
+        [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), 1]
     }
 
     /// Groups of a token's input.

@@ -117,7 +117,6 @@ fn what_is_not_done_is_unknown() {
     }
     run(&["run", "--prompt", "x", "--kv", "q8_0"]).fails(2);
     assert!(!run(&["run", "--help"]).works().contains("q8_0"));
-    run(&["bench", "--profile"]).fails(2);
 }
 
 #[test]
@@ -645,6 +644,32 @@ fn bench_measures_both_kinds() {
     assert!(results[0]["bytes_per_token"].as_u64().unwrap() > 3_000_000);
     let human = run(&[&["bench"][..], &flags].concat());
     assert!(human.works().contains("\ndecode ") && human.stdout.contains("\nprefill "), "{human:?}");
+    // The CPU engine has no clock for single kernels, and says so.
+    let profile = run(&[&["bench", "--profile"][..], &flags].concat());
+    assert!(profile.works().contains("\ndecode ") && profile.stderr.contains("no profile"), "{profile:?}");
+}
+
+/// The account's lines sum to the token, and the limits are measured.
+#[test]
+fn bench_accounts_for_a_token() {
+    let flags = ["--device", "gpu", "--tokens", "4", "--prompt-tokens", "4", "--repeat", "1"];
+    let report = run(&[&["bench", "--json", "--profile"][..], &flags].concat()).json();
+    assert!(report["limits"]["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    assert!(report["limits"]["dispatch_us"].as_f64().unwrap() > 0.0);
+    assert!(report["results"][0]["percent_of_limit"].as_f64().unwrap() > 0.0);
+    let profile = &report["profile"];
+    if profile.is_null() {
+        return; // an adapter without time stamps
+    }
+    let number = |name: &str| profile[name].as_f64().unwrap();
+    let kernels = profile["kernels"].as_array().unwrap();
+    let calls: u64 = kernels.iter().map(|k| k["calls"].as_u64().unwrap()).sum();
+    assert_eq!(Some(calls as f64), report["results"][0]["dispatches_per_token"].as_f64());
+    let us: f64 = kernels.iter().map(|k| k["us"].as_f64().unwrap()).sum();
+    let sum = us + number("between_kernels_us") + number("rest_us") + number("host_waits_us");
+    assert!((sum / number("wall_us") - 1.0).abs() < 1e-6, "{sum} of {}", number("wall_us"));
+    let bytes: u64 = kernels.iter().map(|k| k["bytes"].as_u64().unwrap()).sum();
+    assert!(bytes > 3_000_000);
 }
 
 /// Ctrl-C ends it between two steps; what there is has been printed.

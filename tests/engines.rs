@@ -158,12 +158,22 @@ fn gpu_f32() {
 
 #[test]
 fn gpu_f16() {
-    run(&gpu(Math::F16, Forms::from_env()), &F16, "gpu f16", On::All);
+    run(&gpu(Math::F16, Forms::from_env()), &F16, "gpu f16", On::Few);
 }
 
 #[test]
 fn gpu_int16() {
-    run(&gpu(Math::Int16, Forms::from_env()), &INT16, "gpu int16", On::Few);
+    run(&gpu(Math::Int16, Forms::from_env()), &INT16, "gpu int16", On::All);
+}
+
+#[test]
+fn gpu_int16_checked() {
+    run(
+        &gpu(Math::Int16, Forms { checked: true, ..Forms::default() }),
+        &INT16,
+        "gpu int16, checked",
+        On::Few,
+    );
 }
 
 #[test]

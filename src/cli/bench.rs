@@ -59,10 +59,28 @@ struct Report {
     driver: String,
     model: String,
     math: String,
-    limits: Option<Limits>,
+    limits: Measurable,
     results: Vec<Measured>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Account>,
+}
+
+/// What the device can do at most, as far as it has been measured.
+#[derive(Serialize)]
+struct Measurable {
+    read_gb_per_s: Option<f64>,
+    matrix_tflops: Option<f64>,
+    dispatch_us: Option<f64>,
+}
+
+impl Measurable {
+    fn of(limits: Option<Limits>) -> Measurable {
+        Measurable {
+            read_gb_per_s: limits.map(|l| l.read_gb_per_s),
+            matrix_tflops: None,
+            dispatch_us: limits.map(|l| l.dispatch_us),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -138,7 +156,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         driver: info.driver.clone(),
         model: name,
         math: info.math.to_string(),
-        limits,
+        limits: Measurable::of(limits),
         results,
         profile,
     };
@@ -188,7 +206,8 @@ impl Bench {
     fn generate(&mut self, ids: &[u32], tokens: usize) -> Result<Outcome> {
         let flow = || if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let request = Request { ids, sampling: Sampling::greedy(), tokens: Some(tokens), end_ids: &[] };
-        let outcome = generate(&mut *self.engine, &mut self.history, &request, &mut |_, _| flow(), &mut |_| flow())?;
+        let outcome =
+            generate(&mut *self.engine, &mut self.history, &request, &mut |_, _| flow(), &mut |_| flow())?;
         if interrupt::requested() { Err(Error::Interrupted) } else { Ok(outcome) }
     }
 }
@@ -263,8 +282,8 @@ fn print(report: &Report) -> Result<()> {
     for r in &report.results {
         let count = if r.kind == "decode" { r.tokens } else { r.prompt_tokens };
         let mut rate = r.gb_per_s.map_or_else(String::new, |g| format!(", {g:.1} GB/s"));
-        if let (Some(percent), Some(limits)) = (r.percent_of_limit, report.limits) {
-            rate += &format!(" = {percent:.1} % of the device's {:.0}", limits.read_gb_per_s);
+        if let (Some(percent), Some(limit)) = (r.percent_of_limit, report.limits.read_gb_per_s) {
+            rate += &format!(" = {percent:.1} % of the device's {limit:.0}");
         }
         out += &format!(
             "{:8} {:>10.1} tokens/s, spread {:.1} %, {} runs of {count} tokens at depth {}{rate}\n",

@@ -58,7 +58,7 @@ impl Tuning {
             Epilogue::Gated if tiles >= 1536 && steps >= 64 => (16, 4, 2),
             Epilogue::Gated => (16, 1, 2),
             _ if tiles < 256 => (64, 1, 4),
-            Epilogue::Residual if steps >= 128 => (64, 2, 2),
+            // Workgroups of 1,024 lanes are faster alone, and slower between kernels of fewer.
             _ => (32, 1, 1),
         };
         let threads = TILE * steps.min(slices).next_multiple_of(4);

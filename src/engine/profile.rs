@@ -16,8 +16,6 @@ use crate::{Error, Result};
 pub struct Limits {
     /// Reading more than its caches hold, in 10⁹ bytes a second.
     pub read_gb_per_s: f64,
-    /// Multiplying matrices; not measured yet.
-    pub matrix_tflops: Option<f64>,
     /// What a dispatch costs that waits for the one before and does next to nothing, in µs.
     pub dispatch_us: f64,
 }
@@ -181,7 +179,7 @@ pub(super) fn limits(gpu: &Gpu) -> Result<Limits> {
     let (reads, starts) = (4, 256);
     let read_us = time(gpu, MANY, |pass| record(pass, count, READERS, reads))? / f64::from(reads);
     let dispatch_us = time(gpu, MANY, |pass| record(pass, 0, 128, starts))? / f64::from(starts);
-    Ok(Limits { read_gb_per_s: f64::from(count) * 16.0 / read_us / 1e3, matrix_tflops: None, dispatch_us })
+    Ok(Limits { read_gb_per_s: f64::from(count) * 16.0 / read_us / 1e3, dispatch_us })
 }
 
 /// Runs of a measurement. A software adapter's figures mean little: there one has to do.

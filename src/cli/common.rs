@@ -64,7 +64,7 @@ pub(super) struct Compute {
     /// part of its name, as in `infer devices`
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// The arithmetic of products; by default the fastest that the device has
+    /// The arithmetic of products; by default int16 on GPUs, f32 on the CPU
     #[arg(long, value_name = "MATH", value_parser = math())]
     math: Option<Math>,
     /// How keys and values are stored; by default as the arithmetic

@@ -14,6 +14,7 @@ use super::builder::{Acts, STORAGE, Tuning, acts, upload_floats};
 use super::device::{Gpu, Pipeline, Range, choose};
 use super::profile::{self, Limits, MANY};
 use super::stage::{Stage, lower};
+use super::upload::spread;
 use super::{DeviceChoice, Options};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
 use crate::kernels::vector::Activations;
@@ -243,23 +244,6 @@ impl Lab {
 /// Tiles of a matrix that have rows of their own; the others repeat them.
 fn random_tiles(matrix: &Matrix, layout: &Layout) -> usize {
     (ROWS / (TILE * matrix.row_bytes()).max(1)).clamp(2 * CHECKED, layout.tiles().max(2 * CHECKED))
-}
-
-/// Copies a packed matrix of few tiles into one of many, again and again. A plane has its tiles
-/// one after another.
-fn spread(
-    encoder: &mut wgpu::CommandEncoder,
-    (from, few): (&wgpu::Buffer, &Layout),
-    (to, offset, many): (&wgpu::Buffer, u64, &Layout),
-) {
-    for ((plane, few_start), (_, many_start)) in few.planes.iter().zip(&many.planes) {
-        let tile = (TILE * few.blocks * plane.count * plane.width) as u64;
-        for first in (0..many.tiles()).step_by(few.tiles()) {
-            let tiles = few.tiles().min(many.tiles() - first) as u64;
-            let at = offset + *many_start as u64 + first as u64 * tile;
-            encoder.copy_buffer_to_buffer(from, *few_start as u64, to, at, tiles * tile);
-        }
-    }
 }
 
 /// Some of the outputs by the twin: places and values, of whole tiles at the beginning and at the

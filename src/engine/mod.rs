@@ -98,7 +98,7 @@ impl Forms {
 pub struct Options {
     /// Where to compute.
     pub device: DeviceChoice,
-    /// The arithmetic; by default the device's best.
+    /// The arithmetic; by default int16 on GPUs, f32 on the CPU.
     pub math: Option<Math>,
     /// How keys and values are stored; by default as the arithmetic asks.
     pub kv: Option<Kv>,

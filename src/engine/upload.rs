@@ -10,7 +10,7 @@ use super::device::{self, Gpu};
 use crate::kernels::gemv::Part;
 use crate::kernels::pack;
 use crate::model::{Matrix, Weights};
-use crate::quant::TILE;
+use crate::quant::{Layout, TILE};
 use crate::{Error, Result};
 
 /// Bytes of a staged piece, unless one tile of rows is larger.
@@ -139,8 +139,13 @@ impl Store {
     /// Allocates the buffers and fills them.
     pub(super) fn upload(&mut self, gpu: &Gpu, weights: &Weights, progress: Progress<'_>) -> Result<()> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let copied =
+            if matches!(weights, Weights::Synthetic(_)) { wgpu::BufferUsages::COPY_DST } else { usage };
         for size in &self.sizes {
-            self.buffers.push(gpu.buffer("weights", *size, usage)?);
+            self.buffers.push(gpu.buffer("weights", *size, usage | copied)?);
+        }
+        if matches!(weights, Weights::Synthetic(_)) {
+            return self.make_up(gpu, weights, progress);
         }
         let mut jobs: Vec<(&Slice, usize)> =
             self.stages.iter().flatten().flat_map(|s| (0..s.parts.len()).map(move |p| (s, p))).collect();
@@ -208,6 +213,59 @@ impl Store {
         }
         let _ = progress(done, total);
         Ok(())
+    }
+}
+
+impl Store {
+    /// Random weights: some tiles of each matrix are made here and repeated on the device, so that a
+    /// model of many gigabytes is there in seconds.
+    fn make_up(&self, gpu: &Gpu, weights: &Weights, progress: Progress<'_>) -> Result<()> {
+        let total = self.stages.iter().flatten().map(|s| s.bytes as usize).sum();
+        let mut done = 0;
+        for slice in self.stages.iter().flatten() {
+            if progress(done, total).is_break() {
+                return Err(Error::Interrupted);
+            }
+            done += slice.bytes as usize;
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for ((matrix, rows), part) in slice.from.iter().zip(&slice.parts) {
+                // The rows of the last tile's padding must stay zero: an incomplete tile stays empty.
+                let tiles =
+                    (MADE_UP / (TILE * matrix.row_bytes()).max(1)).clamp(1, (rows.len() / TILE).max(1));
+                let few = rows.start..rows.start + (tiles * TILE).min(rows.len());
+                let layout = matrix.layout(few.len())?;
+                let packed = crate::quant::pack(&layout, &weights.rows(matrix, few));
+                let staged = gpu.buffer("staging", layout.bytes as u64, super::builder::STORAGE)?;
+                gpu.queue.write_buffer(&staged, 0, &packed);
+                let to = slice.offset + part.offset as u64;
+                spread(&mut encoder, (&staged, &layout), (&self.buffers[slice.buffer], to, &part.layout));
+            }
+            let index = gpu.queue.submit([encoder.finish()]);
+            gpu.wait(&index)?;
+        }
+        let _ = progress(done, total);
+        Ok(())
+    }
+}
+
+/// Bytes of a random matrix that are its own.
+const MADE_UP: usize = 1 << 20;
+
+/// Copies a packed matrix of few tiles into the whole tiles of one of many, again and again. A
+/// plane has its tiles one after another.
+pub(super) fn spread(
+    encoder: &mut wgpu::CommandEncoder,
+    (from, few): (&wgpu::Buffer, &Layout),
+    (to, offset, many): (&wgpu::Buffer, u64, &Layout),
+) {
+    for ((plane, few_start), (_, many_start)) in few.planes.iter().zip(&many.planes) {
+        let tile = (TILE * few.blocks * plane.count * plane.width) as u64;
+        let whole = (many.rows / TILE).max(1);
+        for first in (0..whole).step_by(few.tiles()) {
+            let tiles = few.tiles().min(whole - first) as u64;
+            let at = offset + *many_start as u64 + first as u64 * tile;
+            encoder.copy_buffer_to_buffer(from, *few_start as u64, to, at, tiles * tile);
+        }
     }
 }
 

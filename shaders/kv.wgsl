@@ -58,7 +58,7 @@ fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
 #end
 #repeat i 2
   {
-    turn[${i}u] = rope[position * (ROTATED / 2u) + min(d / 2u + ${i}u, ROTATED / 2u - 1u)];
+    turn[${i}u] = rope[position * (ROTATED / 2u) + min(d / 2u + ${i}u, max(ROTATED / 2u, 1u) - 1u)];
   }
 #end
 #repeat i 4
@@ -80,7 +80,7 @@ fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
     let e = min(d + ${i}u, D - 1u);
     own[${i}u] = raw(token, at + e);
     other[${i}u] = raw(token, at + select(min(e - HALF, D - 1u), e + HALF, e < HALF));
-    turn[${i}u] = rope[position * HALF + min(select(e - HALF, e, e < HALF), HALF - 1u)];
+    turn[${i}u] = rope[position * HALF + min(select(e - HALF, e, e < HALF), max(HALF, 1u) - 1u)];
   }
 #end
 #repeat i 4

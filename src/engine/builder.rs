@@ -7,8 +7,8 @@ use super::stage::{Stage, attention, raw_rows, stream};
 use super::upload::Store;
 use crate::Result;
 use crate::kernels::attention::Attention;
-use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part};
-use crate::kernels::{Shader, embed, groups, padded, squares};
+use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
+use crate::kernels::{Shader, embed, groups, loops, padded, squares};
 use crate::model::{Matrix, Model, Spec};
 use crate::quant::{GROUP, TILE};
 
@@ -50,7 +50,7 @@ impl Tuning {
         if tokens > 1 {
             return Knobs { tiles: 1, threads: THREADS, unroll: 1 };
         }
-        let steps = gemv::steps_of(&parts[0].layout);
+        let steps = loops::steps_of(&parts[0].layout);
         let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
         let (slices, of_a_group, unroll) = match epilogue {
             _ if self.software => (16, 1, 1),

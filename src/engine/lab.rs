@@ -18,7 +18,7 @@ use super::upload::spread;
 use super::{DeviceChoice, Options};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
 use crate::kernels::vector::Activations;
-use crate::kernels::{Math, Shader, padded};
+use crate::kernels::{Math, Shader, loops, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
 use crate::quant::{Layout, TILE};
 use crate::{Error, Result};
@@ -340,7 +340,7 @@ impl Case<'_> {
     /// the engine would take.
     fn plain_variants(&self) -> Vec<Knobs> {
         let gpu = &self.lab.gpu;
-        let slices = gemv::steps_of(&self.parts[0].layout).next_multiple_of(4);
+        let slices = loops::steps_of(&self.parts[0].layout).next_multiple_of(4);
         let most = Tuning::of(gpu).most_threads.min(slices * TILE);
         let single = self.parts.len() == 1 || self.epilogue == Epilogue::Gated;
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;

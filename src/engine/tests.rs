@@ -514,6 +514,7 @@ fn attention_decodes_and_takes_batches() {
         attends(&gpu, shape(9, 1, 32, 32, Neighbours, false, true), 131, 1, 4);
         attends(&gpu, shape(6, 3, 22, 20, Halves, true, true), 70, 1, 3);
         attends(&gpu, shape(2, 2, 256, 256, Halves, false, true), 40, 1, 8);
+        attends(&gpu, shape(4, 2, 2, 0, Halves, false, true), 40, 1, 2);
         attends(&gpu, shape(4, 2, 64, 64, Halves, true, false), 30, 5, 2);
         attends(&gpu, shape(3, 3, 10, 10, Neighbours, false, false), 0, 7, 1);
     }

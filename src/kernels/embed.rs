@@ -1,6 +1,7 @@
 //! The embedding lookup: a token's row, and the activations of the first norm's consumers.
 
-use super::gemv::{Part, steps};
+use super::gemv::Part;
+use super::loops::steps;
 use super::source::{Source, wgsl_name};
 use super::vector::Activations;
 use super::{Form, Math, Shader, padded, squares, u32};

@@ -8,6 +8,7 @@
 pub mod attention;
 pub mod embed;
 pub mod gemv;
+pub mod loops;
 pub mod pack;
 pub mod probe;
 pub mod sample;

@@ -112,7 +112,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn run(args: &Args) -> Result<()> {
     interrupt::install()?;
     let (name, model) = match &args.synthetic {
-        Some(shape) => (shape.clone(), Arc::new(shapes::model(shape)?)),
+        Some(shape) => {
+            let made = shapes::model(shape)?;
+            if let Some(words) = shapes::left_out(shape) {
+                output::notes(&[words]);
+            }
+            (shape.clone(), Arc::new(made))
+        }
         None => (args.model.name(), load::model(&args.model)?),
     };
     let mut options = args.compute.options();
@@ -139,7 +145,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         false => None,
     };
     if args.profile && profile.is_none() {
-        eprintln!("this device has no clock for single kernels: no profile");
+        output::notes(&["this device has no clock for single kernels: no profile".to_owned()]);
     }
     let info = bench.engine.info();
     let decode = decoding(&model, info, args, &decode, limits);

@@ -24,6 +24,17 @@ pub fn model(name: &str) -> Result<Model> {
     made(name, false)
 }
 
+/// What of the shape's model [`model`] leaves out, for people.
+pub(super) fn left_out(name: &str) -> Option<String> {
+    let shape = name.split_once(':').map_or(name, |(shape, _)| shape);
+    let has =
+        |entry: &[(&str, Value)], key: &str, value: &str| entry.iter().any(|(k, v)| *k == key && v == value);
+    let found = entries().any(|e| has(&e, "name", shape) && has(&e, "architecture", "qwen3"));
+    found.then(|| {
+        format!("{shape} is measured as a llama of its shape: without the norms of queries and keys")
+    })
+}
+
 /// The same for every architecture of the table: what is not known is taken for a Llama. Its
 /// matrices have the right sizes, which is enough to time them.
 ///
@@ -114,6 +125,7 @@ mod tests {
             }
         }
         assert!(made >= 5);
+        assert!(left_out("qwen3-0.6b:Q8_0").is_some() && left_out("llama-3.2-1b").is_none());
         assert_eq!(model("smollm2-135m:Q9").err().map(|e| e.exit_code()), Some(2));
         assert_eq!(model("gpt-9").err().map(|e| e.exit_code()), Some(2));
     }

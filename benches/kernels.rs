@@ -38,6 +38,9 @@ struct Args {
     /// Every combination of lanes, tiles and unrolling, not only the promising ones
     #[arg(long, conflicts_with = "quick")]
     full: bool,
+    /// Time attention instead, of one token with so many before it
+    #[arg(long, value_name = "DEPTH")]
+    attention: Option<usize>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -97,6 +100,10 @@ fn run(args: &Args) -> Result<bool> {
     for math in &args.math {
         let lab = Lab::open(&args.device, *math)?;
         let limits = lab.limits();
+        if let Some(depth) = args.attention {
+            right &= attention(&lab, &args.filter, depth, args.json)?;
+            continue;
+        }
         if !args.json {
             let (device, driver) = lab.device();
             println!(
@@ -145,6 +152,27 @@ fn run(args: &Args) -> Result<bool> {
                 100.0 * (own.us / best.us - 1.0)
             );
             wrong.iter().for_each(|t| println!("  WRONG: {} has an error of {:.1e}", t.knobs, t.error));
+        }
+    }
+    Ok(right)
+}
+
+/// Attention of the models whose name the filter has; whether everything is right. The engine's
+/// variant comes first: heads a workgroup, lanes, keys of a lane, units and values at once.
+fn attention(lab: &Lab, filter: &str, depth: usize, json: bool) -> Result<bool> {
+    let mut right = true;
+    for model in MODELS.iter().filter(|m| m.contains(filter)) {
+        for t in lab.attention(&shapes::matrices(model)?, depth)? {
+            right &= !t.wrong;
+            if json {
+                println!("{}", serde_json::to_string(&t).map_err(std::io::Error::from)?);
+                continue;
+            }
+            let wrong = if t.wrong { "  WRONG" } else { "" };
+            println!(
+                "{model:13} attention over {depth:6} {:>14} in {:>2} splits {:>8.2} us {:>5.0} GB/s, differs by {:.0e}{wrong}",
+                t.knobs, t.splits, t.us, t.gb_per_s, t.difference
+            );
         }
     }
     Ok(right)

@@ -1,7 +1,7 @@
 //! Every form of every shader passes naga's validator and its writers for Vulkan, Metal and
 //! DirectX: "any GPU" has a test on a machine without one.
 
-use infer::kernels::attention::{Attention, Pairing};
+use infer::kernels::attention::{self, Attention, Pairing};
 use infer::kernels::embed::Embed;
 use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
 use infer::kernels::select::Select;
@@ -78,7 +78,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                     rows: [0, 384, 512, 640],
                     max_splits: 4,
                     decode,
-                    block: Attention::widest_block(6, 2, head_dim, 32 << 10),
+                    knobs: attention::Knobs::of(Attention::widest_block(6, 2, head_dim, 32 << 10)),
                 };
                 all.extend([
                     attention.shader(form),

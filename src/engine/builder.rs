@@ -6,7 +6,7 @@ use super::program::{Dispatch, Few, Kind};
 use super::stage::{Stage, attention, raw_rows, stream};
 use super::upload::Store;
 use crate::Result;
-use crate::kernels::attention::Attention;
+use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
 use crate::kernels::{Shader, embed, groups, loops, padded, squares};
 use crate::model::{Matrix, Model, Spec};
@@ -308,7 +308,7 @@ impl Builder<'_> {
         let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
         let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {
-                let shape = Attention { block: 1, ..shape.clone() };
+                let shape = Attention { knobs: attention_kernel::Knobs::of(1), ..shape.clone() };
                 let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
                 Some(Few { pipeline, group, shape })
             }

@@ -113,12 +113,12 @@ pub struct Sweep {
 
 /// A device with an arithmetic.
 pub struct Lab {
-    gpu: Gpu,
+    pub(super) gpu: Gpu,
     limits: Limits,
 }
 
 /// Bytes of weights that a pass reads at least: more than any cache holds.
-const FAR: u64 = 256 << 20;
+pub(super) const FAR: u64 = 256 << 20;
 /// Copies of the matrices at least.
 const SLOTS: u64 = 3;
 /// Bytes of a buffer of weights, unless a copy is larger.
@@ -484,7 +484,7 @@ impl Case<'_> {
 }
 
 /// A buffer's contents.
-fn read<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<T>> {
+pub(super) fn read<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<Vec<T>> {
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
     let landing = gpu.buffer("read back", buffer.size(), usage)?;
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

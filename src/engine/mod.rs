@@ -3,6 +3,7 @@
 //! Both engines run the same stages ([`stage`]): `gpu` records them into command buffers, `cpu`
 //! calls their twins. [`generate`] drives either.
 
+mod attention_lab;
 mod builder;
 pub mod cpu;
 pub mod device;
@@ -18,6 +19,7 @@ pub mod stage;
 mod tests;
 mod upload;
 
+pub use attention_lab::AttentionTiming;
 pub use program::scratch_bytes;
 
 use std::ops::ControlFlow;

@@ -4,7 +4,7 @@
 //! its consumer. So a norm disappears: its weight goes to the stage that makes the residual
 //! stream, its factor to the stages that read it. Per layer five stages remain.
 
-use crate::kernels::attention::Attention;
+use crate::kernels::attention::{Attention, Knobs};
 use crate::kernels::padded;
 use crate::model::{Matrix, Op, Plan, Spec, Vector, Weights};
 use crate::quant::TILE;
@@ -114,7 +114,7 @@ pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_sp
         rows: raw_rows(spec),
         max_splits,
         decode,
-        block,
+        knobs: Knobs::of(block),
     }
 }
 

@@ -498,14 +498,20 @@ fn attention_decodes_and_takes_batches() {
         rows: [0; 4],
         max_splits: 8,
         decode,
-        block: Attention::widest_block(heads, kv_heads, head_dim, 32 << 10),
+        knobs: attention::Knobs::of(Attention::widest_block(heads, kv_heads, head_dim, 32 << 10)),
     };
     use Pairing::{Halves, Neighbours};
     for gpu in forms() {
         // Grouped heads, one key/value head, more query heads than a workgroup takes, heads that
         // are no whole groups of 16, the largest head.
         attends(&gpu, shape(4, 2, 64, 64, Neighbours, false, true), 0, 1, 1);
-        attends(&gpu, Attention { block: 1, ..shape(4, 2, 64, 64, Halves, true, true) }, 90, 1, 1);
+        attends(
+            &gpu,
+            Attention { knobs: attention::Knobs::of(1), ..shape(4, 2, 64, 64, Halves, true, true) },
+            90,
+            1,
+            1,
+        );
         let deep = Attention { context: 4200, max_splits: 32, ..shape(8, 2, 64, 64, Halves, false, true) };
         attends(&gpu, deep.clone(), 4112, 1, 32);
         attends(&gpu, Attention { decode: false, ..deep }, 4112, 3, 1);

@@ -1,5 +1,9 @@
 //! Attention over the key/value cache, with RoPE and the cache's writing in its prologue.
 
+use std::fmt;
+
+use serde::Serialize;
+
 use super::source::Source;
 use super::vector::Activations;
 use super::{Form, Kv, Math, Shader, groups, u32};
@@ -39,8 +43,37 @@ pub struct Attention {
     pub max_splits: usize,
     /// One token, whose key and value the kernel stores itself.
     pub decode: bool,
-    /// Query heads of a workgroup: a power of two.
-    pub block: usize,
+    /// What may be chosen without changing what is computed.
+    pub knobs: Knobs,
+}
+
+/// What may be chosen about attention without changing what it computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Knobs {
+    /// Query heads of a workgroup, which share the keys that it reads: a power of two.
+    pub heads: usize,
+    /// Lanes of a workgroup, at least: a power of two from 64 on, and 16 times the heads.
+    pub threads: usize,
+    /// Keys of a lane in a tile: 1 or 2.
+    pub keys: usize,
+    /// The most units of a key that a lane asks for at once.
+    pub units: usize,
+    /// Values that a lane asks for at once.
+    pub values: usize,
+}
+
+impl Knobs {
+    /// What does well for so many heads a workgroup: two keys of a lane share the queries that it
+    /// loads; with one head there are few keys anyway.
+    pub fn of(heads: usize) -> Knobs {
+        Knobs { heads, threads: 128, keys: heads.min(2), units: 8, values: 8 }
+    }
+}
+
+impl fmt::Display for Knobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}/{}/{}/{}", self.heads, self.threads, self.keys, self.units, self.values))
+    }
 }
 
 /// The immediates of `attention.wgsl` and `attention_merge.wgsl`; `kv_write.wgsl` takes the first
@@ -79,12 +112,12 @@ impl Attention {
 
     /// Lanes of a workgroup.
     fn threads(&self, kv: Kv) -> usize {
-        self.units(kv).next_power_of_two().max(128)
+        self.units(kv).next_power_of_two().max(self.knobs.threads)
     }
 
     /// Workgroups per token and split.
     pub fn blocks(&self) -> usize {
-        self.kv_heads * (self.heads / self.kv_heads).div_ceil(self.block)
+        self.kv_heads * (self.heads / self.kv_heads).div_ceil(self.knobs.heads)
     }
 
     /// Positions of the cache: whole tiles.
@@ -105,7 +138,7 @@ impl Attention {
     /// Elements of a token's output that a merge takes at once.
     fn merge(&self, form: Form) -> usize {
         match self.head_dim {
-            d if form.inline_merge && d.is_multiple_of(GROUP) => self.block * d,
+            d if form.inline_merge && d.is_multiple_of(GROUP) => self.knobs.heads * d,
             d if d >= 8 => 256,
             _ => 32,
         }
@@ -114,14 +147,12 @@ impl Attention {
     fn source(&self, form: Form) -> Source {
         let mut source = Source::new(form);
         let (unit, units, threads) = (Self::unit(form.kv), self.units(form.kv), self.threads(form.kv));
-        let (vectors, block) = (unit / 4, self.block);
-        // Keys of a lane in a tile: two share the queries that a lane loads. With one head there are
-        // few keys anyway.
-        let keys = block.min(2);
+        let (vectors, block) = (unit / 4, self.knobs.heads);
+        let keys = self.knobs.keys;
         let merge = self.merge(form);
         let merged_heads = merge / self.head_dim + 2;
         // As many loads at once as registers hold without cost.
-        let ahead = (1..=8).rev().find(|n| units.is_multiple_of(*n)).unwrap_or(1);
+        let ahead = (1..=self.knobs.units).rev().find(|n| units.is_multiple_of(*n)).unwrap_or(1);
         let at_once = block.min(2);
         source
             .set("D", self.head_dim)
@@ -140,7 +171,7 @@ impl Attention {
             .set("HA", at_once)
             .set("BU", ahead)
             .set("KPL", keys)
-            .set("AHEAD", 8)
+            .set("AHEAD", self.knobs.values)
             .set("UV", vectors)
             .set("ROUNDS", block / at_once)
             .set("Q_VECTORS", block * units * vectors)

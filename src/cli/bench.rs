@@ -11,7 +11,7 @@ use super::common::{Compute, ModelArg, at_least_one, count};
 use super::stats::{per, rate};
 use super::{interrupt, load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
-use crate::engine::profile::Limits;
+use crate::engine::profile::{Limits, median};
 use crate::engine::{Counters, Engine, Info};
 use crate::kernels::sample::Sampling;
 use crate::model::{Model, Op};
@@ -139,7 +139,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let decode = bench.measure(args.repeat, SHORT, args.tokens + 1)?;
     let prefill = bench.measure(args.repeat, args.prompt_tokens, 1)?;
-    let limits = bench.engine.limits()?;
+    // What has been measured is not lost where memory is too full for this.
+    let limits = bench.engine.limits().unwrap_or_else(|e| {
+        output::notes(&[format!("the device's limits are not measured: {e}")]);
+        None
+    });
     let profile = match args.profile {
         true => bench.engine.profile(args.depth + SHORT + args.tokens / 2)?,
         false => None,
@@ -221,11 +225,9 @@ impl Bench {
 /// Speed of runs, and nothing that is special to their kind.
 fn measured(kind: &'static str, args: &Args, runs: &[Outcome], speed: impl Fn(&Outcome) -> f64) -> Measured {
     let runs: Vec<f64> = runs.iter().map(speed).collect();
-    let mut sorted = runs.clone();
-    sorted.sort_by(f64::total_cmp);
-    let at = |i: usize| sorted.get(i).copied().unwrap_or(0.0);
-    let median = (at(sorted.len().saturating_sub(1) / 2) + at(sorted.len() / 2)) / 2.0;
-    let range = at(sorted.len().saturating_sub(1)) - at(0);
+    let median = median(runs.clone());
+    let range = runs.iter().fold(f64::NEG_INFINITY, |m, v| m.max(*v))
+        - runs.iter().fold(f64::INFINITY, |m, v| m.min(*v));
     Measured {
         kind,
         prompt_tokens: SHORT,

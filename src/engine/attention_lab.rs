@@ -128,12 +128,8 @@ impl Lab {
             };
             let us = profile::time(gpu, MANY, |pass| record(pass, &bound_to))? / caches.len() as f64;
             let records: Vec<[f32; 2]> = read(gpu, &out.records)?;
-            let all = Activations::numbers_of(gpu.form.math, &read(gpu, &out.numbers)?);
-            let values: Vec<f32> = all
-                .iter()
-                .zip(0..groups(spec.heads * spec.head_dim) * GROUP)
-                .map(|(n, i)| n * records.get(i / GROUP).map_or(0.0, |r| r[0]))
-                .collect();
+            let mut values = Activations::values_of(gpu.form.math, &read(gpu, &out.numbers)?, &records);
+            values.truncate(groups(spec.heads * spec.head_dim) * GROUP);
             let difference = match &first {
                 None => 0.0,
                 Some(first) => {

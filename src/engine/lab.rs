@@ -464,12 +464,7 @@ impl Case<'_> {
         let got: Vec<f32> = match self.epilogue {
             Epilogue::Gated => {
                 let records: Vec<[f32; 2]> = read(gpu, &self.outputs[1])?;
-                let numbers = Activations::numbers_of(gpu.form.math, &read(gpu, &self.outputs[0])?);
-                numbers
-                    .iter()
-                    .zip(0..)
-                    .map(|(n, i)| n * records.get(i / TILE).map_or(0.0, |r| r[0]))
-                    .collect()
+                Activations::values_of(gpu.form.math, &read(gpu, &self.outputs[0])?, &records)
             }
             _ => read(gpu, &self.outputs[0])?,
         };

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::device::Gpu;
 use super::program::{Dispatch, Programs, Step};
-use crate::kernels::probe::Probe;
+use crate::kernels::probe;
 use crate::kernels::sample::Sampling;
 use crate::{Error, Result};
 
@@ -161,7 +161,7 @@ const READERS: u32 = 1056;
 
 /// Measures reading and dispatching.
 pub(super) fn limits(gpu: &Gpu) -> Result<Limits> {
-    let probe = gpu.pipeline(&Probe::shader())?;
+    let probe = gpu.pipeline(&probe::shader(gpu.form))?;
     // A software adapter reads what the host's memory gives: less will do.
     let bytes = if gpu.software { 64 << 20 } else { READ.min(gpu.binding) };
     let slack = u64::from(4 * READERS * 256 * 16);
@@ -191,7 +191,7 @@ pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePas
     let clock = if gpu.clock { Some(Clock::new(gpu)?) } else { None };
     let once = || -> Result<f64> {
         match &clock {
-            Some(clock) => clock.run(gpu, |pass| record(pass)),
+            Some(clock) => clock.run(gpu, &record),
             None => {
                 let start = std::time::Instant::now();
                 let mut encoder =

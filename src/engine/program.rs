@@ -365,11 +365,11 @@ fn record(
 impl Dispatch {
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, sampling: &Sampling) {
         let Step { tokens, position, draw } = *step;
-        let d = self;
-        let (pipeline, group) = match &d.kind {
-            Kind::Attention(_, Some(few)) if few.fits(step) => (&few.pipeline, &few.group),
-            _ => (&d.pipeline, &d.group),
+        let few = match &self.kind {
+            Kind::Attention(_, few) => few.as_ref().filter(|few| few.fits(step)),
+            _ => None,
         };
+        let (pipeline, group) = few.map_or((&self.pipeline, &self.group), |few| (&few.pipeline, &few.group));
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, group, &[]);
         let mut set = |bytes: &[u8]| pass.set_immediates(0, bytes);
@@ -377,7 +377,7 @@ impl Dispatch {
             let splits = shape.splits(tokens as usize, (position + tokens) as usize) as u32;
             attention_kernel::Args { tokens, position, splits }
         };
-        let [x, y, z] = match &d.kind {
+        let [x, y, z] = match &self.kind {
             Kind::Embed(k) => {
                 set(bytemuck::bytes_of(&embed::Args { tokens, position }));
                 k.grid(tokens)
@@ -395,12 +395,10 @@ impl Dispatch {
                 set(bytemuck::bytes_of(&embed::Args { tokens, position }));
                 k.write_grid(tokens, *kv)
             }
-            Kind::Attention(k, few) => {
+            Kind::Attention(k, _) => {
                 let (shape, args) = match few {
-                    Some(few) if few.fits(step) => {
-                        (&few.shape, attention_kernel::Args { tokens, position, splits: 1 })
-                    }
-                    _ => (k, attend(k)),
+                    Some(few) => (&few.shape, attention_kernel::Args { tokens, position, splits: 1 }),
+                    None => (k, attend(k)),
                 };
                 set(bytemuck::bytes_of(&args));
                 shape.grid(tokens, args.splits)

@@ -126,9 +126,7 @@ fn upload_acts(gpu: &Gpu, acts: &[Activations]) -> [wgpu::Buffer; 3] {
 /// Activations as values, with their records.
 fn download_acts(gpu: &Gpu, numbers: &wgpu::Buffer, records: &wgpu::Buffer) -> (Vec<f32>, Vec<[f32; 2]>) {
     let records: Vec<[f32; 2]> = download(gpu, records);
-    let numbers = Activations::numbers_of(gpu.form.math, &download::<u8>(gpu, numbers));
-    let values =
-        numbers.iter().zip(0..).map(|(n, i)| n * records.get(i / GROUP).map_or(0.0, |r| r[0])).collect();
+    let values = Activations::values_of(gpu.form.math, &download::<u8>(gpu, numbers), &records);
     (values, records)
 }
 

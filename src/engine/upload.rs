@@ -138,25 +138,20 @@ impl Store {
 
     /// Allocates the buffers and fills them.
     pub(super) fn upload(&mut self, gpu: &Gpu, weights: &Weights, progress: Progress<'_>) -> Result<()> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-        let copied =
-            if matches!(weights, Weights::Synthetic(_)) { wgpu::BufferUsages::COPY_DST } else { usage };
-        for size in &self.sizes {
-            self.buffers.push(gpu.buffer("weights", *size, usage | copied)?);
-        }
+        let mut usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         if matches!(weights, Weights::Synthetic(_)) {
-            return self.make_up(gpu, weights, progress);
+            usage |= wgpu::BufferUsages::COPY_DST;
         }
+        for size in &self.sizes {
+            self.buffers.push(gpu.buffer("weights", *size, usage)?);
+        }
+        let Weights::File(file) = weights else { return self.make_up(gpu, weights, progress) };
         let mut jobs: Vec<(&Slice, usize)> =
             self.stages.iter().flatten().flat_map(|s| (0..s.parts.len()).map(move |p| (s, p))).collect();
         // In the file's order, so that it is read as it lies on the disk.
         jobs.sort_by_key(|(slice, p)| {
             let (matrix, rows) = &slice.from[*p];
-            let offset = match weights {
-                Weights::File(file) => file.tensor(&matrix.name).map_or(0, |t| t.offset),
-                Weights::Synthetic(_) => 0,
-            };
-            (offset, rows.start)
+            (file.tensor(&matrix.name).map_or(0, |t| t.offset), rows.start)
         });
         let total: usize = jobs.iter().map(|(s, p)| s.from[*p].0.row_bytes() * s.from[*p].1.len()).sum();
         let piece = jobs.iter().map(|(s, p)| TILE * s.from[*p].0.row_bytes()).max().unwrap_or(0).max(PIECE);

@@ -20,18 +20,6 @@ pub fn steps_of(layout: &Layout) -> usize {
     layout.chunks() / steps(layout.ty).chunks
 }
 
-impl Steps {
-    /// The WGSL expression of the number of chunk c of a step, whose block and part are those of
-    /// turn s.
-    fn chunk(&self, s: usize, c: usize) -> String {
-        match self {
-            Steps { parts: 1, .. } => format!("block{s}"),
-            Steps { neighbours: true, .. } => format!("8u * block{s} + 2u * part{s} + {c}u"),
-            _ => format!("8u * block{s} + 4u * (part{s} >> 1u) + (part{s} & 1u) + {}u", 2 * c),
-        }
-    }
-}
-
 pub(super) fn steps(ty: Type) -> Steps {
     match ty {
         Type::Q6_K => Steps { parts: 4, chunks: 2, neighbours: false },
@@ -131,7 +119,8 @@ impl Gemv {
     /// Turns of the loop: steps `at` of each row, times the activations of every token. All weights
     /// are asked for before any of them is used.
     fn turns(&self, rows: &[Lane], first: usize, at: &[String]) -> String {
-        let shape = steps(self.parts[rows[0].matrix].layout.ty);
+        let ty = self.parts[rows[0].matrix].layout.ty;
+        let (shape, float) = (steps(ty), ty.is_float());
         let mut out = String::from("  {\n");
         for (s, at) in at.iter().enumerate() {
             let (block, part) = self.place(&shape, at);
@@ -159,7 +148,7 @@ impl Gemv {
                 }
             }
             for c in 0..shape.chunks {
-                let chunk = shape.chunk(s, c);
+                let chunk = if float { format!("block{s}") } else { format!("l{s}_0[{c}].at") };
                 let sums = |sum: &dyn Fn(usize) -> String| -> String {
                     let add = |(r, lane): (usize, &Lane)| {
                         let name = wgsl_name(self.parts[lane.matrix].layout.ty);

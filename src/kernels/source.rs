@@ -54,11 +54,6 @@ pub(super) fn wgsl_name(ty: Type) -> String {
     ty.name().to_ascii_lowercase()
 }
 
-/// The text of a shader without conditions or names.
-pub(super) fn plain(name: &str) -> String {
-    file(name).unwrap_or_default().to_owned()
-}
-
 /// What a shader's text is made with.
 #[derive(Clone, Default)]
 pub(super) struct Source {

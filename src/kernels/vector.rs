@@ -131,6 +131,12 @@ impl Activations {
         }
     }
 
+    /// Activations from the bytes of their numbers and from their records, on the device.
+    pub fn values_of(math: Math, bytes: &[u8], records: &[[f32; 2]]) -> Vec<f32> {
+        let scale = |i: usize| records.get(i / GROUP).map_or(0.0, |r| r[0]);
+        Activations::numbers_of(math, bytes).iter().zip(0..).map(|(n, i)| n * scale(i)).collect()
+    }
+
     /// The activations themselves.
     pub fn values(&self) -> Vec<f32> {
         self.numbers.iter().zip(0..).map(|(n, i)| n * self.records[i / GROUP].scale).collect()

@@ -2,7 +2,7 @@
 // one split of the keys and one token; keys pass in tiles, with a running maximum and sum per head
 // (Milakov and Gimelshein, arXiv 1805.02867).
 //
-// Scores: a lane owns KPL keys of the tile, for all heads. Output: a lane owns a unit of the head
+// Scores: a lane has every THREADS-th key of the tile, for all heads. Output: a lane owns a unit of the head
 // and every VS-th key, for all heads; slices are summed at the end. Every lane knows the running
 // maxima, so that one round of exponentials suffices.
 //
@@ -39,6 +39,7 @@ const KPL: u32 = ${KPL}u;             // keys of a lane in a tile
 const KEYS: u32 = KPL * THREADS; // keys of a tile
 const AHEAD: u32 = ${AHEAD}u;           // values that are asked for at once
 const BU: u32 = ${BU}u;          // units of a key that are asked for at once; divides DU
+const PITCH: u32 = KEYS + AHEAD * VS; // weights of a head, with zeros behind them
 const HB: u32 = ${HB}u;          // query heads of a workgroup
 const GROUP: u32 = HEADS / KV_HEADS;
 const BLOCKS: u32 = (GROUP + HB - 1u) / HB; // workgroups that share a key/value head
@@ -46,14 +47,17 @@ const VS: u32 = THREADS / DU;    // slices of keys for values
 const HA: u32 = ${HA}u;          // heads whose slices are summed at once; divides HB
 const PER16: u32 = THREADS / 16u;
 
-var<workgroup> q: array<vec4<f32>, ${Q_VECTORS}>;         // (HB, DV)
+// Little of it lets more workgroups run at once. Queries, then what comes of them: (HB, DV).
+var<workgroup> q: array<vec4<f32>, ${Q_VECTORS}>;
 var<workgroup> k_new: array<vec4<u32>, DU>;
 var<workgroup> v_new: array<vec4<u32>, DU>;
-var<workgroup> weights: array<f32, ${WEIGHTS}>;           // (HB, KEYS)
+#if DECODE
+var<workgroup> eighths: array<vec4<f32>, ${EIGHTHS}>;     // (HB, 2)
+#endif
 var<workgroup> lanes: array<f32, ${LANES}>;               // (HB, THREADS)
 var<workgroup> sixteenths: array<vec4<f32>, ${SIXTEENTHS}>; // (HB, 4)
-var<workgroup> sums: array<vec4<f32>, ${SUMS}>;           // (HA, VS, DV)
-var<workgroup> result: array<vec4<f32>, ${Q_VECTORS}>;    // (HB, DV)
+// First weights (HB, PITCH), four to a vector, then sums (HA, VS, DV).
+var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 #if INLINE
 var<workgroup> is_last: u32;
 #endif
@@ -62,6 +66,13 @@ var<workgroup> is_last: u32;
 #if INLINE
 #include "emit.wgsl"
 #endif
+
+fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
+fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
+
+fn fma4(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
+  return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
+}
 
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -73,24 +84,39 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let token = wg.z;
   let position = args.position + token;
   let keys = position + 1u;
-  // Whole tiles of the cache a split; the last ones may be empty.
-  let per_split = ((keys + args.splits - 1u) / args.splits + 31u) / 32u * 32u;
-  let begin = min(split * per_split, keys);
-  let end = min(begin + per_split, keys);
+  // Whole tiles of the cache a split; the last ones may be empty. The new key goes with the last of
+  // the old ones.
+#if DECODE
+  let old = max(position, 1u);
+#else
+  let old = keys;
+#endif
+  let per_split = ((old + args.splits - 1u) / args.splits + 31u) / 32u * 32u;
+  let begin = min(split * per_split, old);
+  var end = min(begin + per_split, old);
+  if end == old { end = keys; }
+  // Keys and values that are in the cache: the new ones are added by themselves.
+#if DECODE
+  let past = min(end, position);
+  let fresh = end == keys && begin < old;
+#else
+  let past = end;
+#endif
+  let last = max(past, 1u) - 1u;
 
   // What the first tile needs is asked for before the queries are ready: keys, then values.
   let unit = lid % DU;
   let slice = lid / DU;
-  var ks: array<vec4<u32>, ${LOADS}>; // (BU, KPL) of a tile's first units
-  var vs: array<vec4<u32>, AHEAD>;    // a tile's first values
+  var ks: array<vec4<u32>, BU>;    // units of a key
+  var vs: array<vec4<u32>, AHEAD>; // of values
 #repeat n BU
-#repeat p KPL
-  ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(begin + lid + ${p}u * THREADS, end - 1u), 0u + ${n}u)];
+  ks[${n}u] = cache[key_at(kv_head, min(begin + lid, last), ${n}u)];
 #end
-#end
+#if EARLY
 #repeat n AHEAD
-  vs[${n}u] = cache[value_at(kv_head, min(begin + slice + ${n}u * VS, end - 1u), unit)];
+  vs[${n}u] = cache[value_at(kv_head, min(begin + slice + ${n}u * VS, last), unit)];
 #end
+#endif
 
   for (var i = lid; i < HB * DV; i += THREADS) {
     let j = i / DV;
@@ -99,7 +125,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     q[i] = v;
   }
 #if DECODE
-  if begin < end && end == keys {
+  if fresh {
     // From the other end, so that other lanes are at it than at the queries.
     let i = THREADS - 1u - lid;
     for (var u = i; u < DU; u += THREADS) {
@@ -116,70 +142,88 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
   workgroupBarrier();
 
+#if DECODE
+  if lid < 8u * HB {
+    // An eighth of the new key's score.
+    var a = 0.0;
+    if fresh {
+      for (var i = lid & 7u; i < DV; i += 8u) {
+        var x = loaded(k_new[i / UV]);
+        a += dot(q[lid / 8u * DV + i], x[i % UV]);
+      }
+    }
+    eighths[lid >> 2u][lid & 3u] = a;
+  }
+  workgroupBarrier();
+#endif
+
+  // The running softmax begins with the new key, whose weight is 1.
   var top: array<f32, HB>;
   var sum: array<f32, HB>;
+  var acc: array<vec4<f32>, ${ACC}>; // (HB, UV)
 #repeat j HB
   top[${j}u] = -3.4e38;
   sum[${j}u] = 0.0;
+#repeat i UV
+  acc[${j}u * UV + ${i}u] = vec4<f32>(0.0);
 #end
-  var acc: array<vec4<f32>, ${ACC}>; // (HB, UV)
-  for (var k0 = begin; k0 < end; k0 += KEYS) {
-    // Scores. Keys beyond the end are read as the last one and do not count.
-    var s: array<f32, ${SCORES}>; // (KPL, HB)
-#repeat n BU
-#repeat p KPL
-    {
-      var v = ks[${n}u * KPL + ${p}u];
+#end
 #if DECODE
-      if min(k0 + ${p}u * THREADS + lid, end - 1u) == position { v = k_new[0u + ${n}u]; }
+  if fresh {
+    let x = loaded(v_new[unit]);
+#repeat j HB
+    top[${j}u] = dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0));
+    sum[${j}u] = select(0.0, 1.0, lid == 0u);
+#repeat i UV
+    acc[${j}u * UV + ${i}u] = select(vec4<f32>(0.0), x[${i}u], slice == 0u);
+#end
+#end
+  }
 #endif
-      let k = loaded(v);
+  // Tiles of equal size.
+  let tiles = (max(past, begin) - begin + KEYS - 1u) / KEYS;
+  let tile = ((max(past, begin) - begin + max(tiles, 1u) - 1u) / max(tiles, 1u) + 31u) / 32u * 32u;
+  for (var k0 = begin; k0 < past; k0 += tile) {
+    // Scores, a key of each lane at a time. Keys beyond the end are read as the last one and do not
+    // count.
+    let count = min(tile, past - k0);
+    var most: array<f32, HB>;
+#repeat j HB
+    most[${j}u] = -3.4e38;
+#end
+    for (var k = lid; k - lid < count; k += THREADS) {
+      let key = min(k0 + k, last);
+      var s: array<f32, HB>;
+#repeat j HB
+      s[${j}u] = 0.0;
+#end
+      for (var u0 = 0u; u0 < DU; u0 += BU) {
+        if u0 > 0u || k0 > begin || k >= THREADS {
+#repeat n BU
+          ks[${n}u] = cache[key_at(kv_head, key, u0 + ${n}u)];
+#end
+        }
+#repeat n BU
+        {
+          let x = loaded(ks[${n}u]);
 #repeat j HB
 #repeat i UV
-      s[${p}u * HB + ${j}u] += dot(q[${j}u * DV + (0u + ${n}u) * UV + ${i}u], k[${i}u]);
+          s[${j}u] = fma4(q[${j}u * DV + (u0 + ${n}u) * UV + ${i}u], x[${i}u], s[${j}u]);
 #end
 #end
-    }
-#end
-#end
-    for (var u0 = BU; u0 < DU; u0 += BU) {
-#repeat n BU
-#repeat p KPL
-      ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(k0 + lid + ${p}u * THREADS, end - 1u), u0 + ${n}u)];
-#end
-#end
-#repeat n BU
-#repeat p KPL
-      {
-        var v = ks[${n}u * KPL + ${p}u];
-#if DECODE
-        if min(k0 + ${p}u * THREADS + lid, end - 1u) == position { v = k_new[u0 + ${n}u]; }
-#endif
-        let k = loaded(v);
-#repeat j HB
-#repeat i UV
-        s[${p}u * HB + ${j}u] += dot(q[${j}u * DV + (u0 + ${n}u) * UV + ${i}u], k[${i}u]);
-#end
+        }
 #end
       }
-#end
+#repeat j HB
+      s[${j}u] = select(-3.4e38, s[${j}u], k < count);
+      set_weight(${j}u * PITCH + k, s[${j}u]);
+      most[${j}u] = max(most[${j}u], s[${j}u]);
 #end
     }
 #repeat j HB
-#repeat p KPL
-    s[${p}u * HB + ${j}u] = select(-3.4e38, s[${p}u * HB + ${j}u], k0 + ${p}u * THREADS + lid < end);
-#end
-    lanes[${j}u * THREADS + lid] = max(s[${j}u], s[(KPL - 1u) * HB + ${j}u]);
+    lanes[${j}u * THREADS + lid] = most[${j}u];
 #end
     workgroupBarrier();
-    // The keys of the next tile, while this one's are at work.
-    if k0 + KEYS < end {
-#repeat n BU
-#repeat p KPL
-      ks[${n}u * KPL + ${p}u] = cache[key_at(kv_head, min(k0 + KEYS + lid + ${p}u * THREADS, end - 1u), 0u + ${n}u)];
-#end
-#end
-    }
     if lid < 16u * HB {
       let first = lid / 16u * THREADS + lid % 16u;
       var m = lanes[first];
@@ -197,33 +241,33 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat i UV
       acc[${j}u * UV + ${i}u] *= shrink;
 #end
-#repeat p KPL
-      let e${p} = select(0.0, exp(s[${p}u * HB + ${j}u] - m), k0 + ${p}u * THREADS + lid < end);
-      sum[${j}u] += e${p};
-      weights[${j}u * KEYS + ${p}u * THREADS + lid] = e${p};
-#end
     }
 #end
+    for (var k = lid; k < count + AHEAD * VS; k += THREADS) {
+#repeat j HB
+      let e${j} = select(0.0, exp(weight(${j}u * PITCH + k) - top[${j}u]), k < count);
+      sum[${j}u] += e${j};
+      set_weight(${j}u * PITCH + k, e${j});
+#end
+    }
     workgroupBarrier();
     // Values. Keys beyond the end are read as the last one, with weight 0.
-    let stop = min(k0 + KEYS, end);
     if slice < VS {
-      for (var k = k0 + slice; k < stop; k += AHEAD * VS) {
-        if k != k0 + slice {
+      for (var k = slice; k < count; k += AHEAD * VS) {
+#if EARLY
+        if k0 + k != begin + slice {
+#endif
 #repeat n AHEAD
-          vs[${n}u] = cache[value_at(kv_head, min(k + ${n}u * VS, end - 1u), unit)];
+        vs[${n}u] = cache[value_at(kv_head, min(k0 + k + ${n}u * VS, last), unit)];
 #end
+#if EARLY
         }
+#endif
 #repeat n AHEAD
         {
-          let key = k + ${n}u * VS;
-          var v = vs[${n}u];
-#if DECODE
-          if min(key, end - 1u) == position { v = v_new[unit]; }
-#endif
-          let x = loaded(v);
+          let x = loaded(vs[${n}u]);
 #repeat j HB
-          let f${j} = select(0.0, weights[${j}u * KEYS + min(key - k0, KEYS - 1u)], key < stop);
+          let f${j} = weight(${j}u * PITCH + k + ${n}u * VS);
 #repeat i UV
           acc[${j}u * UV + ${i}u] += f${j} * x[${i}u];
 #end
@@ -231,11 +275,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
         }
 #end
       }
-    }
-    if k0 + KEYS < end {
-#repeat n AHEAD
-      vs[${n}u] = cache[value_at(kv_head, min(k0 + KEYS + slice + ${n}u * VS, end - 1u), unit)];
-#end
     }
     workgroupBarrier();
   }
@@ -248,7 +287,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   if slice < VS {
 #repeat j HA
 #repeat i UV
-    sums[(${j}u * VS + slice) * DV + unit * UV + ${i}u] = acc[(${r}u * HA + ${j}u) * UV + ${i}u];
+    pool[(${j}u * VS + slice) * DV + unit * UV + ${i}u] = acc[(${r}u * HA + ${j}u) * UV + ${i}u];
 #end
 #end
   }
@@ -261,19 +300,23 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
   for (var t = lid; t < HA * DV; t += THREADS) {
     let at = t / DV * VS * DV + t % DV;
-    var a = sums[at];
-    for (var i = 1u; i < VS; i++) { a += sums[at + i * DV]; }
-    result[${r}u * HA * DV + t] = a;
+    var a = pool[at];
+    for (var i = 1u; i < VS; i++) { a += pool[at + i * DV]; }
+    q[${r}u * HA * DV + t] = a;
   }
   workgroupBarrier();
 #end
 #if INLINE
 #if WHOLE_GROUPS
+#if ALONE
+  {
+#else
   if args.splits == 1u {
+#endif
     for (var t = lid; t < live_heads * (D / 4u); t += THREADS) {
       let j = t / (D / 4u);
       let all = sixteenths[4u * j] + sixteenths[4u * j + 1u] + sixteenths[4u * j + 2u] + sixteenths[4u * j + 3u];
-      merged[t] = result[j * DV + t % (D / 4u)] / dot(all, vec4<f32>(1.0));
+      q[t] = q[t] / dot(all, vec4<f32>(1.0));
     }
     workgroupBarrier();
     emit_merged(token, head0 * D, live_heads * D, lid, THREADS);
@@ -281,9 +324,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #endif
 #endif
+#if MANY
   // This split's part.
   for (var t = lid; t < live_heads * DV; t += THREADS) {
-    parts[part_at(token, head0 + t / DV, split) + t % DV] = result[t];
+    parts[part_at(token, head0 + t / DV, split) + t % DV] = q[t];
   }
 #repeat j HB
   if lid == ${j}u && ${j}u < live_heads {
@@ -309,8 +353,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     is_last = select(0u, 1u, before + 1u == expected);
     if before + 1u == expected { atomicStore(&arrived[token * owners + own], 0u); }
   }
-  let last = workgroupUniformLoad(&is_last);
-  if last == 1u {
+  let closes = workgroupUniformLoad(&is_last);
+  if closes == 1u {
     storageBarrier();
 #if WHOLE_GROUPS
     let first = head0 * D;
@@ -323,5 +367,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       merge(token, e, min(MERGE, first + count - e), args.splits, lid, THREADS);
     }
   }
+#endif
 #endif
 }

@@ -15,11 +15,17 @@ const D: u32 = ${D}u;
 const DV: u32 = ${DV}u;
 const HEADS: u32 = ${HEADS}u;
 
+var<workgroup> lanes: array<f32, ${LANES}>;
+var<workgroup> pool: array<vec4<f32>, ${POOL}>;
+var<workgroup> merged: array<vec4<f32>, ${MERGED_VECTORS}>;
+fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
+fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
+
 #include "merge.wgsl"
 #include "emit.wgsl"
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(${MERGERS})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let first = wg.x * MERGE;
-  merge(wg.y, first, min(MERGE, HEADS * D - first), args.splits, lid, 64u);
+  merge(wg.y, first, min(MERGE, HEADS * D - first), args.splits, lid, ${MERGERS}u);
 }

@@ -16,9 +16,11 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
   let largest = max(max(top.x, top.y), max(top.z, top.w));
 #if INTEGER
   let inverse = select(0.0, ${STEPS} / largest, largest > 1e-30);
-  let n = array<vec4<i32>, 4>(vec4<i32>(round(v[0] * inverse)), vec4<i32>(round(v[1] * inverse)),
-                              vec4<i32>(round(v[2] * inverse)), vec4<i32>(round(v[3] * inverse)));
-  let mine = vec4<i32>(round(quarter(v, i) * inverse));
+  // Rounds to even: the sum's last bit stands for 1.
+  let magic = vec4<f32>(12582912.0);
+  let n = array<vec4<u32>, 4>(bitcast<vec4<u32>>(v[0] * inverse + magic), bitcast<vec4<u32>>(v[1] * inverse + magic),
+                              bitcast<vec4<u32>>(v[2] * inverse + magic), bitcast<vec4<u32>>(v[3] * inverse + magic));
+  let mine = bitcast<vec4<i32>>(select(select(n[0], n[1], i == 1u), select(n[2], n[3], i == 3u), i >= 2u) - bitcast<vec4<u32>>(magic));
 #if INT8
   oq[g][i] = pack4xI8(mine);
 #else
@@ -27,13 +29,13 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
   oq[2u * g + 1u][i] = pack4xI8(mine - high * 128);
 #endif
   if i == 0u {
-    // Integers cannot be NaN: the scale must carry it on.
-    let ends = vec4<u32>(0x7f800000u);
-    let bad = ((bitcast<vec4<u32>>(v[0]) & ends) == ends) | ((bitcast<vec4<u32>>(v[1]) & ends) == ends)
-            | ((bitcast<vec4<u32>>(v[2]) & ends) == ends) | ((bitcast<vec4<u32>>(v[3]) & ends) == ends);
-    let scale = select(largest / ${STEPS}, bitcast<f32>(0x7fc00000u), any(bad));
+    // Integers cannot be NaN: the scale must carry it on. A sum is not finite if a number is not.
+    let all = bitcast<u32>(dot(v[0] + v[1] + v[2] + v[3], ones));
+    let bad = (all & 0x7f800000u) == 0x7f800000u;
+    let scale = select(largest / ${STEPS}, bitcast<f32>(0x7fc00000u), bad);
     let sums = n[0] + n[1] + n[2] + n[3];
-    om[g] = vec2<f32>(scale, f32(sums.x + sums.y + sums.z + sums.w) * scale);
+    let sum = bitcast<i32>(sums.x + sums.y + sums.z + sums.w - 0xb4000000u); // 16 times the magic's bits
+    om[g] = vec2<f32>(scale, f32(sum) * scale);
   }
 #else
   let e = clamp((bitcast<u32>(largest) >> 23u) + 1u, 1u, 253u);

@@ -141,7 +141,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #endif
   var acc: array<f32, ${SUMS}>; // (R, T)
-${LOOPS}
+${VARIABLES}${FETCHES}${PRODUCTS}
 #repeat k SUMS
   partial[(${k}u * 16u + row) * PITCH + (slice >> 2u)][slice & 3u] = acc[${k}u];
 #end

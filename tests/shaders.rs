@@ -78,7 +78,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                     rows: [0, 384, 512, 640],
                     max_splits: 4,
                     decode,
-                    knobs: attention::Knobs::of(Attention::widest_block(6, 2, head_dim, 32 << 10)),
+                    knobs: attention::Knobs::of(Attention::widest_block(6, 2, head_dim, 32 << 10), head_dim),
                 };
                 all.extend([
                     attention.shader(form),

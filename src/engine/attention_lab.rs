@@ -6,7 +6,7 @@ use super::builder::{STORAGE, acts, upload_floats};
 use super::device::Range;
 use super::lab::{FAR, Lab, bound, read};
 use super::profile::{self, MANY};
-use super::stage::{MAX_SPLITS, attention, raw_rows};
+use super::stage::{attention, raw_rows};
 use crate::kernels::attention::{Args, Attention, Knobs};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, groups};
@@ -31,6 +31,8 @@ pub struct AttentionTiming {
     pub wrong: bool,
 }
 
+/// The most parts into which the lab splits keys: more than the engine does.
+const LAB_SPLITS: usize = 96;
 /// Bytes of keys and values that are made here; the rest repeats them.
 const OWN: usize = 1 << 20;
 
@@ -47,8 +49,8 @@ impl Lab {
         }
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
         let widest = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
-        let shape = |knobs| Attention { knobs, ..attention(spec, widest, depth + 1, true, MAX_SPLITS) };
-        let own = shape(Knobs::of(widest));
+        let shape = |knobs| Attention { knobs, ..attention(spec, widest, depth + 1, true, LAB_SPLITS) };
+        let own = shape(Knobs::of(widest, spec.head_dim));
         let kv = gpu.form.kv;
         let mut random = Random::new("attention", 0);
         let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
@@ -80,23 +82,22 @@ impl Lab {
         let arrived = gpu.buffer("attention", (4 * spec.heads) as u64, STORAGE)?;
         let out = acts(gpu, spec.heads * spec.head_dim)?;
 
-        let base = Knobs::of(widest);
+        let base = Knobs::of(widest, spec.head_dim);
         let splits = own.splits(1, depth + 1);
         let mut variants = vec![(base, splits)];
-        for heads in [1, 2, 4].into_iter().filter(|h| *h <= widest) {
+        for heads in [1, 2, 4].into_iter().filter(|h| *h < widest) {
             variants.push((Knobs { heads, ..base }, shape(Knobs { heads, ..base }).splits(1, depth + 1)));
         }
-        let others = [
-            Knobs { threads: 64, ..base },
-            Knobs { threads: 256, ..base },
-            Knobs { keys: 1, ..base },
-            Knobs { units: 4, ..base },
-            Knobs { values: 4, ..base },
-            Knobs { values: 16, ..base },
-            Knobs { units: 4, values: 4, ..base },
-        ];
-        variants.extend(others.map(|knobs| (knobs, splits)));
-        variants.extend([splits / 2, splits * 2 / 3].map(|splits| (base, splits)));
+        for (threads, keys) in [(128, 1), (128, 2), (128, 4), (256, 1), (256, 2)] {
+            for (units, values) in [(4, 4), (8, 8)] {
+                for splits in [splits / 2, splits * 3 / 4, splits, splits * 3 / 2] {
+                    let knobs = Knobs { threads, keys, units, values, ..base };
+                    variants.push((knobs, splits.min(LAB_SPLITS)));
+                }
+            }
+        }
+        // About what they take beside what all variants have in common.
+        variants.retain(|(k, _)| 4 * k.heads * (k.threads * (k.keys + 2) + spec.head_dim) + 4096 <= shared);
         variants.retain(|(k, splits)| *splits > 0 && k.threads >= 16 * k.heads);
         let mut seen = Vec::new();
         let mut timings = Vec::new();

@@ -44,8 +44,8 @@ impl Tuning {
 
     /// The knobs of a product, as the lab (`cargo bench --bench kernels`) found them best on an H200.
     /// To decode with few tiles, as many lanes as there are steps, so that all loads are under way
-    /// at once; with many, fewer lanes that have more to do, and several tiles that share the
-    /// activations where rows are long.
+    /// at once; with many, fewer lanes that have more to do. Little is written out: code that is
+    /// not in the caches for instructions costs more than a loop.
     pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> Knobs {
         if tokens > 1 {
             return Knobs { tiles: 1, threads: THREADS, unroll: 1 };
@@ -55,9 +55,11 @@ impl Tuning {
         let (slices, of_a_group, unroll) = match epilogue {
             _ if self.software => (16, 1, 1),
             Epilogue::Logits { .. } => ((steps / 4).clamp(8, 16), 1, 1),
-            Epilogue::Gated if tiles >= 1536 && steps >= 64 => (16, 4, 2),
+            Epilogue::Gated if tiles >= 1536 && steps >= 64 => (8, 1, 1),
             Epilogue::Gated => (16, 1, 2),
             _ if tiles < 256 => (64, 1, 4),
+            // Code for two types keeps fewer lanes at once: they have more under way.
+            Epilogue::Raw if parts.iter().any(|p| p.layout.ty != parts[0].layout.ty) => (32, 1, 4),
             // Workgroups of 1,024 lanes are faster alone, and slower between kernels of fewer.
             _ => (32, 1, 1),
         };
@@ -308,7 +310,8 @@ impl Builder<'_> {
         let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
         let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {
-                let shape = Attention { knobs: attention_kernel::Knobs::of(1), ..shape.clone() };
+                let knobs = attention_kernel::Knobs::of(1, spec.head_dim);
+                let shape = Attention { knobs, max_splits: 1, ..shape.clone() };
                 let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
                 Some(Few { pipeline, group, shape })
             }

@@ -7,6 +7,7 @@
 //! does. Before it is timed, every variant's outputs are compared with the kernel's twin.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -120,6 +121,8 @@ pub struct Lab {
 /// Bytes of weights that a pass reads at least: more than any cache holds.
 pub(super) const FAR: u64 = 256 << 20;
 /// Copies of the matrices at least.
+/// Copies of a kernel: a layer has as many kernels.
+const CODES: usize = 5;
 const SLOTS: u64 = 3;
 /// Bytes of a buffer of weights, unless a copy is larger.
 const BUFFER: u64 = 1 << 30;
@@ -280,6 +283,20 @@ fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
     out
 }
 
+/// A shader, several times, each of its own code: between two runs of a kernel a token runs others,
+/// which leave little of it in the caches for instructions.
+fn copies(shader: &Shader) -> impl Iterator<Item = Shader> + use<'_> {
+    (0..CODES).map(|i| {
+        let mut copy = shader.clone();
+        if i > 0 {
+            // Never so, but the compiler does not know.
+            let marked = format!("let row = lid & 15u;\n  if wg.z == {i}u {{ return; }}");
+            copy.source = copy.source.replacen("let row = lid & 15u;", &marked, 1);
+        }
+        copy
+    })
+}
+
 /// The kernel of a product for one token.
 fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
     let layout = &parts[0].layout;
@@ -364,7 +381,7 @@ impl Case<'_> {
         let shader = |knobs| (knobs, kernel(&self.epilogue, &self.parts, knobs).shader(gpu.form));
         let (variants, shaders): (Vec<Knobs>, Vec<Shader>) =
             variants.into_iter().map(shader).filter(|(_, s)| seen.insert(s.source.clone())).unzip();
-        gpu.compile_ahead(&shaders)?;
+        gpu.compile_ahead(&shaders.iter().flat_map(copies).collect::<Vec<_>>())?;
         variants.into_iter().map(|v| self.time(v, FEW)).collect()
     }
 
@@ -375,10 +392,12 @@ impl Case<'_> {
     pub fn time(&self, knobs: Knobs, runs: usize) -> Result<Timing> {
         let gpu = &self.lab.gpu;
         let kernel = kernel(&self.epilogue, &self.parts, knobs);
-        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
-        let error = self.error(&kernel, &pipeline)?;
+        let shader = kernel.shader(gpu.form);
+        gpu.compile_ahead(&copies(&shader).collect::<Vec<_>>())?;
+        let pipelines = copies(&shader).map(|s| gpu.pipeline(&s)).collect::<Result<Vec<_>>>()?;
+        let error = self.error(&kernel, &pipelines[..1])?;
         let bound = bound(gpu, self.epilogue == Epilogue::Gated);
-        let pass = profile::time(gpu, runs, |pass| self.record(pass, &kernel, &pipeline, &self.slots))?;
+        let pass = profile::time(gpu, runs, |pass| self.record(pass, &kernel, &pipelines, &self.slots))?;
         let us = pass / self.slots.len() as f64;
         let reading = (us - self.lab.limits.dispatch_us).max(1e-3);
         Ok(Timing {
@@ -434,15 +453,15 @@ impl Case<'_> {
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         kernel: &Gemv,
-        pipeline: &Pipeline,
+        pipelines: &[Arc<Pipeline>],
         slots: &[wgpu::BindGroup],
     ) {
-        pass.set_pipeline(&pipeline.pipeline);
-        if kernel.has_args() {
-            pass.set_immediates(0, bytemuck::bytes_of(&gemv::Args { tokens: 1, first: 0 }));
-        }
         let [x, y, z] = kernel.grid(1);
-        for slot in slots {
+        for (slot, pipeline) in slots.iter().zip(pipelines.iter().cycle()) {
+            pass.set_pipeline(&pipeline.pipeline);
+            if kernel.has_args() {
+                pass.set_immediates(0, bytemuck::bytes_of(&gemv::Args { tokens: 1, first: 0 }));
+            }
             pass.set_bind_group(0, slot, &[]);
             pass.dispatch_workgroups(x, y, z);
         }
@@ -450,7 +469,7 @@ impl Case<'_> {
 
     /// How far a dispatch's outputs are from the twin's: the root mean square of the difference
     /// over that of what is wanted.
-    fn error(&self, kernel: &Gemv, pipeline: &Pipeline) -> Result<f64> {
+    fn error(&self, kernel: &Gemv, pipelines: &[Arc<Pipeline>]) -> Result<f64> {
         let gpu = &self.lab.gpu;
         // The last output of a residual product is the next norm's weight: an input.
         let written = self.outputs.len() - usize::from(self.epilogue == Epilogue::Residual);
@@ -458,7 +477,7 @@ impl Case<'_> {
         self.outputs[..written].iter().for_each(|b| encoder.clear_buffer(b, 0, None));
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.record(&mut pass, kernel, pipeline, &self.slots[..1]);
+            self.record(&mut pass, kernel, pipelines, &self.slots[..1]);
         }
         gpu.queue.submit([encoder.finish()]);
         let got: Vec<f32> = match self.epilogue {

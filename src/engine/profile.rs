@@ -3,6 +3,8 @@
 //! A kernel costs what a step without it is faster by. (Stamps between dispatches would tell less:
 //! each drains the device, so that they take longer than many kernels do, and not evenly.)
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 
 use super::device::Gpu;
@@ -185,6 +187,9 @@ pub(super) fn limits(gpu: &Gpu) -> Result<Limits> {
 /// Runs of a measurement. A software adapter's figures mean little: there one has to do.
 pub(super) const MANY: usize = 9;
 
+/// How long a device is kept busy before it is measured.
+const WARM_UP: Duration = Duration::from_millis(100);
+
 /// The median time of `runs` passes in µs, once two have agreed: the device's where it has a clock,
 /// the host's elsewhere.
 pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
@@ -193,7 +198,7 @@ pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePas
         match &clock {
             Some(clock) => clock.run(gpu, &record),
             None => {
-                let start = std::time::Instant::now();
+                let start = Instant::now();
                 let mut encoder =
                     gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
                 record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
@@ -203,13 +208,15 @@ pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePas
             }
         }
     };
-    let (runs, most) = if gpu.software { (1, 1) } else { (runs, 40) };
+    let (runs, least) = if gpu.software { (1, Duration::ZERO) } else { (runs, WARM_UP) };
+    // A device that has been idle takes its time to reach its clock.
+    let start = Instant::now();
     let mut last = once()?;
-    for _ in 0..most {
+    for _ in 0..1000 {
         let now = once()?;
         let agree = (now - last).abs() < 0.01 * now;
         last = now;
-        if agree {
+        if agree && start.elapsed() >= least {
             break;
         }
     }

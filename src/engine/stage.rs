@@ -114,12 +114,12 @@ pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_sp
         rows: raw_rows(spec),
         max_splits,
         decode,
-        knobs: Knobs::of(block),
+        knobs: Knobs::of(block, spec.head_dim),
     }
 }
 
 /// The most parts into which a token's keys are split.
-pub const MAX_SPLITS: usize = 32;
+pub const MAX_SPLITS: usize = 64;
 
 /// The biases of queries, keys and values as they stand beside the raw rows, if there are any.
 pub fn raw_bias(spec: &Spec, weights: &Weights, bias: &[Option<Vector>; 3]) -> Option<Vec<f32>> {

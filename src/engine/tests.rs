@@ -496,7 +496,7 @@ fn attention_decodes_and_takes_batches() {
         rows: [0; 4],
         max_splits: 8,
         decode,
-        knobs: attention::Knobs::of(Attention::widest_block(heads, kv_heads, head_dim, 32 << 10)),
+        knobs: attention::Knobs::of(Attention::widest_block(heads, kv_heads, head_dim, 32 << 10), head_dim),
     };
     use Pairing::{Halves, Neighbours};
     for gpu in forms() {
@@ -505,7 +505,11 @@ fn attention_decodes_and_takes_batches() {
         attends(&gpu, shape(4, 2, 64, 64, Neighbours, false, true), 0, 1, 1);
         attends(
             &gpu,
-            Attention { knobs: attention::Knobs::of(1), ..shape(4, 2, 64, 64, Halves, true, true) },
+            Attention {
+                knobs: attention::Knobs::of(1, 64),
+                max_splits: 1,
+                ..shape(4, 2, 64, 64, Halves, true, true)
+            },
             90,
             1,
             1,
@@ -514,6 +518,12 @@ fn attention_decodes_and_takes_batches() {
         attends(&gpu, deep.clone(), 4112, 1, 32);
         attends(&gpu, Attention { decode: false, ..deep }, 4112, 3, 1);
         attends(&gpu, Attention { context: 700, ..shape(8, 1, 16, 16, Halves, false, true) }, 650, 1, 2);
+        // Tiles that are no multiple of the lanes; no key but the new one; splits that just fit.
+        let tiles = Attention { context: 700, ..shape(4, 2, 64, 64, Halves, false, true) };
+        attends(&gpu, tiles.clone(), 650, 1, 1);
+        attends(&gpu, Attention { knobs: attention::Knobs::of(1, 64), ..tiles }, 600, 1, 1);
+        attends(&gpu, shape(4, 2, 64, 64, Halves, false, true), 0, 1, 4);
+        attends(&gpu, shape(4, 1, 128, 128, Halves, false, true), 128, 1, 4);
         attends(&gpu, shape(4, 2, 64, 48, Halves, true, true), 100, 1, 1);
         attends(&gpu, shape(9, 1, 32, 32, Neighbours, false, true), 131, 1, 4);
         attends(&gpu, shape(6, 3, 22, 20, Halves, true, true), 70, 1, 3);

@@ -54,7 +54,7 @@ pub struct Knobs {
     pub heads: usize,
     /// Lanes of a workgroup, at least: a power of two from 64 on, and 16 times the heads.
     pub threads: usize,
-    /// Keys of a lane in a tile: 1 or 2.
+    /// Keys of a lane in a tile: a power of two.
     pub keys: usize,
     /// The most units of a key that a lane asks for at once.
     pub units: usize,
@@ -63,10 +63,16 @@ pub struct Knobs {
 }
 
 impl Knobs {
-    /// What does well for so many heads a workgroup: two keys of a lane share the queries that it
-    /// loads; with one head there are few keys anyway.
-    pub fn of(heads: usize) -> Knobs {
-        Knobs { heads, threads: 128, keys: heads.min(2), units: 8, values: 8 }
+    /// What the lab (`cargo bench --bench kernels -- --attention 16384`) found best on an H200, for so
+    /// many heads a workgroup of so many elements. With one head there are few keys: everything is
+    /// asked for at once. With several, registers and workgroup memory decide how many workgroups
+    /// run at once, and that decides the speed.
+    pub fn of(heads: usize, head_dim: usize) -> Knobs {
+        match heads {
+            1 => Knobs { heads, threads: 128, keys: 2, units: 8, values: 8 },
+            _ if head_dim < 128 => Knobs { heads, threads: 256, keys: 2, units: 4, values: 4 },
+            _ => Knobs { heads, threads: 128, keys: 2, units: 4, values: 4 },
+        }
     }
 }
 
@@ -93,8 +99,8 @@ impl Attention {
     /// The most query heads of a workgroup that are of use, with so much workgroup memory.
     pub fn widest_block(heads: usize, kv_heads: usize, head_dim: usize, shared: usize) -> usize {
         let mut block = (heads / kv_heads).next_power_of_two().min(4);
-        // Queries, results, merged results, and slices of two heads; the rest is below 10 KiB.
-        while block > 1 && 12 * block * head_dim + 18_000 > shared {
+        // Queries, the new key and value; the rest is below 18,000 bytes.
+        while block > 1 && 4 * (block + 2) * head_dim + 18_000 > shared {
             block /= 2;
         }
         block
@@ -150,10 +156,21 @@ impl Attention {
         let (vectors, block) = (unit / 4, self.knobs.heads);
         let keys = self.knobs.keys;
         let merge = self.merge(form);
-        let merged_heads = merge / self.head_dim + 2;
+        let whole_groups = self.head_dim.is_multiple_of(GROUP);
         // As many loads at once as registers hold without cost.
         let ahead = (1..=self.knobs.units).rev().find(|n| units.is_multiple_of(*n)).unwrap_or(1);
-        let at_once = block.min(2);
+        let at_once = 1;
+        // Merged elements may begin and end within a head.
+        let own = whole_groups && form.inline_merge;
+        let ends = self.max_splits * if own { self.knobs.heads } else { merge / self.head_dim + 2 };
+        let weights = block * (keys * threads + self.knobs.values * (threads / units));
+        let sums = at_once * (threads / units) * units * vectors;
+        let mergers = if form.inline_merge { threads } else { MERGERS };
+        let wide = mergers.min(merge / 4);
+        let share = mergers / wide;
+        let shares = share * merge / 4 * 5 / 4 + 1;
+        // There is never anything to merge.
+        let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
         source
             .set("D", self.head_dim)
             .set("UE", unit)
@@ -174,20 +191,20 @@ impl Attention {
             .set("AHEAD", self.knobs.values)
             .set("UV", vectors)
             .set("ROUNDS", block / at_once)
-            .set("Q_VECTORS", block * units * vectors)
-            .set("WEIGHTS", block * keys * threads)
-            .set("LANES", block * threads)
+            .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
+            .set("POOL", weights.div_ceil(4).max(sums).max(shares))
+            .set("EIGHTHS", 2 * block)
+            .set("LANES", (block * threads).max(3 * ends))
             .set("SIXTEENTHS", 4 * block)
-            .set("SUMS", at_once * (threads / units) * units * vectors)
             .set("ACC", block * vectors)
-            .set("SCORES", block * keys)
-            .set("LOADS", ahead * keys)
             .set("SPLITS", self.max_splits)
             .set("OUT_GROUPS", groups(self.heads * self.head_dim))
             .set("MERGE", merge)
             .set("MERGED_VECTORS", merge / 4)
-            .set("MERGED_HEADS", merged_heads)
-            .set("MERGED_ENDS", merged_heads * self.max_splits)
+            .set("MERGERS", MERGERS)
+            .set("WIDE", wide)
+            .set("SHARE", share)
+            .set("MERGED_ENDS", ends)
             .set_f32("SCALE", self.scale)
             .set("COHERENT", if form.inline_merge { "@coherent" } else { "" })
             .flag("KV_F16", form.kv == Kv::F16)
@@ -195,14 +212,17 @@ impl Attention {
             .flag("NEIGHBOURS", self.pairing == Pairing::Neighbours)
             .flag("DECODE", self.decode)
             .flag("INLINE", form.inline_merge)
-            .flag("WHOLE_GROUPS", self.head_dim.is_multiple_of(GROUP));
+            .flag("WHOLE_GROUPS", whole_groups)
+            .flag("EARLY", block == 1)
+            .flag("ALONE", alone)
+            .flag("MANY", !alone);
         source
     }
 
     /// The shader of a form.
     pub fn shader(&self, form: Form) -> Shader {
         let mut source = self.source(form);
-        source.flag("MERGES", form.inline_merge);
+        source.flag("MERGES", form.inline_merge).set("MERGED", "q");
         let mut bindings = vec![(0, false), (1, false), (2, true), (3, true)];
         if form.inline_merge {
             bindings.extend([(4, true), (5, true), (6, true)]);
@@ -236,7 +256,7 @@ impl Attention {
     /// The shader that merges splits where attention cannot.
     pub fn merge_shader(&self, form: Form) -> Shader {
         let mut source = self.source(form);
-        source.flag("MERGES", true);
+        source.flag("MERGES", true).set("MERGED", "merged");
         let source = source.build("attention_merge.wgsl");
         Shader {
             name: "attention_merge",
@@ -254,13 +274,17 @@ impl Attention {
     /// How many splits for the keys of the last of the batch's tokens: enough workgroups to fill a
     /// device, none with few keys.
     pub fn splits(&self, tokens: usize, keys: usize) -> usize {
-        let wanted = 256usize.div_ceil(self.blocks() * tokens);
+        let wanted = LANES.div_ceil(self.knobs.threads * self.blocks() * tokens);
         wanted.min(keys.div_ceil(FEW_KEYS)).clamp(1, self.max_splits)
     }
 }
 
+/// Lanes of a workgroup of `attention_merge.wgsl`.
+const MERGERS: usize = 64;
 /// Positions that the cache keeps side by side.
 pub const CACHE_TILE: usize = 32;
+/// Lanes that keep a large device busy.
+const LANES: usize = 1 << 16;
 /// A split has no fewer keys than this, unless there are no more.
 const FEW_KEYS: usize = 128;
 

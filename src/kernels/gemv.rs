@@ -177,7 +177,11 @@ impl Gemv {
             _ => (0, false),
         };
         let (residual, gated) = (self.epilogue == Epilogue::Residual, self.epilogue == Epilogue::Gated);
+        let body = self.body();
         source
+            .set("VARIABLES", body.variables)
+            .set("FETCHES", body.fetches)
+            .set("PRODUCTS", body.products)
             .set("THREADS", self.knobs.threads)
             .set("T", self.tokens)
             .set("R", self.lane_rows())
@@ -194,7 +198,6 @@ impl Gemv {
             .set("OUTS", self.outs())
             .set("PARTIALS", sums * 16 * (self.knobs.threads / TILE / 4 + 1))
             .set("FOURS", 4 * sums)
-            .set("LOOPS", self.loops())
             .set("TILE0", self.first_tile)
             .set("VOCAB", vocab)
             .set_f32("WIDTH", width as f32)

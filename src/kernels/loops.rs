@@ -1,7 +1,7 @@
 //! The text of a product's inner loops: which steps of a row a lane takes, and how many of them are
 //! written out.
 
-use super::gemv::{Epilogue, Gemv};
+use super::gemv::{Epilogue, Gemv, Knobs};
 use super::source::wgsl_name;
 use crate::quant::{Layout, TILE, Type};
 
@@ -28,155 +28,269 @@ pub(super) fn steps(ty: Type) -> Steps {
     }
 }
 
-/// A row of a lane: its matrix, and the WGSL expression of its tile.
-struct Lane {
-    matrix: usize,
-    tile: String,
+/// A row of a lane.
+pub(super) struct Lane {
+    /// The WGSL expression of its matrix.
+    pub(super) matrix: String,
+    /// That matrix's type.
+    pub(super) ty: Type,
+    /// The WGSL expression of its tile.
+    pub(super) tile: String,
+}
+
+/// A lane's way along rows that cover the same elements in their steps.
+pub(super) struct Walk<'a> {
+    pub(super) rows: &'a [Lane],
+    /// The sum of the first row, times the tokens.
+    pub(super) first: usize,
+    /// Slices of a row: lanes that share it.
+    pub(super) slices: usize,
+    /// Tokens whose activations it meets.
+    pub(super) tokens: usize,
+}
+
+/// The text of a lane's way along its rows.
+#[derive(Default)]
+pub(super) struct Body {
+    /// Declares the weights of the first turn, where there is but one.
+    pub(super) variables: String,
+    /// Asks for them.
+    pub(super) fetches: String,
+    /// The products, with all other turns.
+    pub(super) products: String,
+}
+
+/// Rows that cover the same elements in their steps.
+pub(super) struct Set {
+    /// When they are a lane's, if not always.
+    pub(super) condition: Option<String>,
+    pub(super) rows: Vec<Lane>,
+    /// The sum of the first one.
+    pub(super) first: usize,
 }
 
 impl Gemv {
-    /// The loops over a row's steps, for every matrix.
-    pub(super) fn loops(&self) -> String {
-        let rows = self.lanes();
-        match self.epilogue {
-            Epilogue::Gated => {
-                let (gate, up) = (self.parts[0].layout.ty, self.parts[1].layout.ty);
-                let (gates, ups) = rows.split_at(self.knobs.tiles);
-                // What covers the same elements in its steps shares the activations.
-                match steps(gate) == steps(up) {
-                    true => self.accumulate(&rows, 0),
-                    false => self.accumulate(gates, 0) + &self.accumulate(ups, self.knobs.tiles),
-                }
-            }
-            Epilogue::Raw if self.parts.len() == 3 => {
-                let mut out = String::new();
-                let mut first = 0;
-                for (i, part) in self.parts.iter().enumerate() {
-                    let end = first + part.layout.tiles();
-                    let lane = Lane { matrix: i, tile: format!("tile - {first}u") };
-                    let body = self.accumulate(&[lane], 0);
-                    out +=
-                        &format!("  {}if tile < {end}u {{\n{body}  }}\n", if i > 0 { "else " } else { "" });
-                    first = end;
-                }
-                out
-            }
-            _ => self.accumulate(&rows, 0),
+    /// The loops over a row's steps, for every matrix. A lane's first tile is `tile`.
+    pub(super) fn body(&self) -> Body {
+        let Knobs { threads, unroll, .. } = self.knobs;
+        let slices = threads / TILE;
+        let mut all = Body::default();
+        let unit = steps(self.parts[0].layout.ty).chunks;
+        let sets = self.sets();
+        for (n, set) in sets.iter().enumerate() {
+            let walk = Walk { rows: &set.rows, first: set.first, slices, tokens: self.tokens };
+            let chunks = walk.steps().chunks;
+            let count = self.parts[0].layout.chunks() / chunks;
+            let unroll = (unroll * unit / chunks).max(1);
+            let whole = count / slices;
+            // Weights of several types at once would take too many registers.
+            let at_once = whole <= if sets.len() > 1 { 1 } else { unroll };
+            let body = match self.tokens {
+                1 if at_once && count == whole * slices => walk.at_once(n, whole),
+                1 => walk.in_turns(count, unroll),
+                _ => walk.batch(count),
+            };
+            all.variables += &body.variables;
+            let inside = |text: String| match &set.condition {
+                Some(condition) if !text.is_empty() => format!("  if {condition} {{\n{text}  }}\n"),
+                _ => text,
+            };
+            all.fetches += &inside(body.fetches);
+            all.products += &inside(body.products);
         }
+        all
     }
 
-    /// The rows of a lane where they do not depend on the tile.
-    fn lanes(&self) -> Vec<Lane> {
+    /// The rows of a lane, in sets that walk alike.
+    fn sets(&self) -> Vec<Set> {
+        let parts = &self.parts;
         // The last workgroup may have tiles too many: it computes the last one again.
         let last = self.output_tiles() - 1;
-        let tile = |r: usize| match r {
-            0 => "tile".to_owned(),
-            _ => format!("min(tile + {r}u, {last}u)"),
+        let tiles = self.knobs.tiles;
+        let of = |i: usize| -> Vec<Lane> {
+            let tile = |r: usize| match r {
+                0 => "tile".to_owned(),
+                _ => format!("min(tile + {r}u, {last}u)"),
+            };
+            let lane = |r: usize| Lane { matrix: format!("M{i}"), ty: parts[i].layout.ty, tile: tile(r) };
+            (0..tiles).map(lane).collect()
         };
-        let of = |matrix: usize| (0..self.knobs.tiles).map(move |r| Lane { matrix, tile: tile(r) });
-        if self.epilogue == Epilogue::Gated { of(0).chain(of(1)).collect() } else { of(0).collect() }
+        let always = |rows: Vec<Lane>, first: usize| Set { condition: None, rows, first };
+        match self.epilogue {
+            // What covers the same elements in its steps shares the activations.
+            Epilogue::Gated if steps(parts[0].layout.ty) == steps(parts[1].layout.ty) => {
+                vec![always(of(0).into_iter().chain(of(1)).collect(), 0)]
+            }
+            Epilogue::Gated => vec![always(of(0), 0), always(of(1), tiles)],
+            Epilogue::Raw if parts.len() == 3 => self.sets_of_three(),
+            _ => vec![always(of(0), 0)],
+        }
     }
 
-    /// The loop over the steps of rows that cover the same elements; their sums begin at sum
-    /// `first` times T. With one token its turns are written out, so that their loads are all
-    /// under way before the first is needed: naga leaves loops as they are, and a loop waits for
-    /// the memory at every turn.
-    fn accumulate(&self, rows: &[Lane], first: usize) -> String {
-        let layout = &self.parts[rows[0].matrix].layout;
-        let shape = steps(layout.ty);
-        let count = layout.chunks() / shape.chunks;
-        let slices = self.knobs.threads / TILE;
-        let turns = |at: &[String]| self.turns(rows, first, at);
-        if self.tokens > 1 {
-            let body = turns(&["s".to_owned()]);
-            return format!("  for (var s = slice; s < {count}u; s += SLICES) {{\n{body}  }}\n");
-        }
-        let (whole, rest) = (count / slices, count % slices);
-        let mut out = String::new();
+    /// Matrices of one type walk alike: which it is only shifts where it begins. So there is one
+    /// piece of code for each type.
+    fn sets_of_three(&self) -> Vec<Set> {
+        let tiles: Vec<usize> = self.parts.iter().map(|p| p.layout.tiles()).collect();
+        let starts = [0, tiles[0], tiles[0] + tiles[1]];
+        let [_, k, v] = starts;
+        let inside =
+            [format!("tile < {k}u"), format!("tile >= {k}u && tile < {v}u"), format!("tile >= {v}u")];
+        let mut types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
+        types.sort();
+        types.dedup();
+        let set = |ty: &Type| {
+            let of: Vec<usize> = (0..3).filter(|i| self.parts[*i].layout.ty == *ty).collect();
+            let choose = |text: &dyn Fn(usize) -> String| {
+                let others = of.iter().skip(1).filter(|i| text(**i) != text(of[0]));
+                others
+                    .fold(text(of[0]), |chosen, i| format!("select({chosen}, {}, {})", text(*i), inside[*i]))
+            };
+            let field = |at: usize| choose(&|i| format!("M{i}.{}", FIELDS[at]));
+            let conditions: Vec<&str> = of.iter().map(|i| inside[*i].as_str()).collect();
+            let fields: Vec<String> = (0..FIELDS.len()).map(field).collect();
+            Set {
+                condition: (types.len() > 1).then(|| conditions.join(" || ")),
+                rows: vec![Lane {
+                    matrix: format!("Matrix({})", fields.join(", ")),
+                    ty: *ty,
+                    tile: format!("(tile - {})", choose(&|i| format!("{}u", starts[i]))),
+                }],
+                first: 0,
+            }
+        };
+        types.iter().map(set).collect()
+    }
+}
+
+/// The fields of the WGSL struct `Matrix`.
+const FIELDS: [&str; 4] = ["units", "tail", "tail2", "blocks"];
+
+impl Walk<'_> {
+    pub(super) fn steps(&self) -> Steps {
+        steps(self.rows[0].ty)
+    }
+
+    /// The loop of a batch: a step at a time.
+    fn batch(&self, count: usize) -> Body {
+        let turn = self.turn(&["s".to_owned()]);
+        let products = format!("  for (var s = slice; s < {count}u; s += {}u) {{\n{turn}  }}\n", self.slices);
+        Body { products, ..Body::default() }
+    }
+
+    /// The loop of one token, whose turns are `unroll` steps written out, so that their loads are
+    /// all under way before the first is needed: naga leaves loops as they are, and a loop waits
+    /// for the memory at every turn.
+    fn in_turns(&self, count: usize, unroll: usize) -> Body {
+        let (whole, rest) = (count / self.slices, count % self.slices);
+        let mut products = String::new();
         let mut done = 0;
-        let unroll = (self.knobs.unroll * steps(self.parts[0].layout.ty).chunks / shape.chunks).max(1);
+        let at = |first: &str, steps: std::ops::Range<usize>| -> Vec<String> {
+            steps.map(|k| format!("{first} + {}u", k * self.slices)).collect()
+        };
         if whole > unroll {
             let times = whole / unroll;
-            let at: Vec<String> = (0..unroll).map(|k| format!("s + {}u", k * slices)).collect();
-            out += &format!(
+            products += &format!(
                 "  for (var k = 0u; k < {times}u; k++) {{\n  let s = slice + k * {}u;\n{}  }}\n",
-                unroll * slices,
-                turns(&at)
+                unroll * self.slices,
+                self.turn(&at("s", 0..unroll))
             );
             done = times * unroll;
         }
-        let at: Vec<String> = (done..whole).map(|k| format!("slice + {}u", k * slices)).collect();
-        if !at.is_empty() {
-            out += &turns(&at);
+        if done < whole {
+            products += &self.turn(&at("slice", done..whole));
         }
         if rest > 0 {
-            let k = whole * slices;
-            out += &format!("  if slice + {k}u < {count}u {{\n{}  }}\n", turns(&[format!("slice + {k}u")]));
+            let last = at("slice", whole..whole + 1);
+            products += &format!("  if {} < {count}u {{\n{}  }}\n", last[0], self.turn(&last));
         }
-        out
+        Body { products, ..Body::default() }
     }
 
-    /// Turns of the loop: steps `at` of each row, times the activations of every token. All weights
+    /// A row in one turn, whose weights are asked for before anything else: which type a tile has is
+    /// not waited for. `n` tells its names from others'.
+    fn at_once(&self, n: usize, steps: usize) -> Body {
+        let raw = |s: usize, r: usize| format!("raw{n}_{s}_{r}");
+        let places: String =
+            (0..steps).map(|s| self.place(s, &format!("slice + {}u", s * self.slices))).collect();
+        let mut body = Body { fetches: format!("  {{\n{places}"), ..Body::default() };
+        for s in 0..steps {
+            for (r, lane) in self.rows.iter().enumerate() {
+                body.variables += &format!("  var {}: Raw_{};\n", raw(s, r), wgsl_name(lane.ty));
+                body.fetches += &format!("    {} = {};\n", raw(s, r), self.fetch(s, r));
+            }
+        }
+        body.fetches += "  }\n";
+        let products: String = (0..steps).map(|s| self.products(s, |r| raw(s, r))).collect();
+        body.products = format!("  {{\n{places}{products}  }}\n");
+        body
+    }
+
+    /// A turn of the loop: steps `at` of each row, times the activations of every token. All weights
     /// are asked for before any of them is used.
-    fn turns(&self, rows: &[Lane], first: usize, at: &[String]) -> String {
-        let ty = self.parts[rows[0].matrix].layout.ty;
-        let (shape, float) = (steps(ty), ty.is_float());
+    fn turn(&self, at: &[String]) -> String {
         let mut out = String::from("  {\n");
         for (s, at) in at.iter().enumerate() {
-            let (block, part) = self.place(&shape, at);
-            out += &format!("    let block{s} = {block}; let part{s} = {part};\n");
-            for (r, lane) in rows.iter().enumerate() {
-                let name = wgsl_name(self.parts[lane.matrix].layout.ty);
-                out += &format!(
-                    "    let raw{s}_{r} = fetch_{name}(M{}, {}, row, block{s}, part{s});\n",
-                    lane.matrix, lane.tile
-                );
+            out += &self.place(s, at);
+            for r in 0..self.rows.len() {
+                out += &format!("    let raw{s}_{r} = {};\n", self.fetch(s, r));
             }
         }
         for s in 0..at.len() {
-            for (r, lane) in rows.iter().enumerate() {
-                let ty = self.parts[lane.matrix].layout.ty;
-                let name = wgsl_name(ty);
-                let decoded = format!("decode_{name}(raw{s}_{r}, block{s}, part{s})");
-                if ty.is_float() {
-                    out += &format!("    let w{s}_{r}_0 = {decoded};\n");
-                    continue;
-                }
-                out += &format!("    let l{s}_{r} = {decoded};\n");
-                for c in 0..shape.chunks {
-                    out += &format!("    let w{s}_{r}_{c} = ready_{name}(l{s}_{r}[{c}]);\n");
-                }
-            }
-            for c in 0..shape.chunks {
-                let chunk = if float { format!("block{s}") } else { format!("l{s}_0[{c}].at") };
-                let sums = |sum: &dyn Fn(usize) -> String| -> String {
-                    let add = |(r, lane): (usize, &Lane)| {
-                        let name = wgsl_name(self.parts[lane.matrix].layout.ty);
-                        format!(" acc[{}] += product_{name}(w{s}_{r}_{c}, x);", sum(first + r))
-                    };
-                    rows.iter().enumerate().map(add).collect()
-                };
-                out += &match self.tokens {
-                    1 => format!("    {{ let x = load_x(token, {chunk});{} }}\n", sums(&|r| format!("{r}u"))),
-                    t => format!(
-                        "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{} }}\n",
-                        sums(&|r| format!("{}u + t", r * t))
-                    ),
-                };
-            }
+            out += &self.products(s, |r| format!("raw{s}_{r}"));
         }
         out + "  }\n"
     }
 
-    /// The block and the part of it that is step `at` of a row.
-    fn place(&self, shape: &Steps, at: &str) -> (String, String) {
+    /// Names the block and the part of it that is step `at` of a row, the turn's `s`-th.
+    pub(super) fn place(&self, s: usize, at: &str) -> String {
         // Where the slices are whole blocks, a lane's part of its blocks is always the same.
-        match shape.parts {
+        let (block, part) = match self.steps().parts {
             1 => (at.to_owned(), "0u".to_owned()),
-            p if (self.knobs.threads / TILE).is_multiple_of(p) => {
-                (format!("({at}) / {p}u"), format!("slice % {p}u"))
-            }
+            p if self.slices.is_multiple_of(p) => (format!("({at}) / {p}u"), format!("slice % {p}u")),
             p => (format!("({at}) / {p}u"), format!("({at}) % {p}u")),
+        };
+        format!("    let block{s} = {block}; let part{s} = {part};\n")
+    }
+
+    /// The WGSL expression that asks for the turn's `s`-th step of row `r`.
+    pub(super) fn fetch(&self, s: usize, r: usize) -> String {
+        let Lane { matrix, ty, tile } = &self.rows[r];
+        format!("fetch_{}({matrix}, {tile}, row, block{s}, part{s})", wgsl_name(*ty))
+    }
+
+    /// The products of the turn's `s`-th step, whose weights stand in `raw` of each row.
+    pub(super) fn products(&self, s: usize, raw: impl Fn(usize) -> String) -> String {
+        let (shape, float) = (self.steps(), self.rows[0].ty.is_float());
+        let mut out = String::new();
+        for (r, lane) in self.rows.iter().enumerate() {
+            let name = wgsl_name(lane.ty);
+            let decoded = format!("decode_{name}({}, block{s}, part{s})", raw(r));
+            if lane.ty.is_float() {
+                out += &format!("    let w{s}_{r}_0 = {decoded};\n");
+                continue;
+            }
+            out += &format!("    let l{s}_{r} = {decoded};\n");
+            for c in 0..shape.chunks {
+                out += &format!("    let w{s}_{r}_{c} = ready_{name}(l{s}_{r}[{c}]);\n");
+            }
         }
+        for c in 0..shape.chunks {
+            let chunk = if float { format!("block{s}") } else { format!("l{s}_0[{c}].at") };
+            let sums = |sum: &dyn Fn(usize) -> String| -> String {
+                let add = |(r, lane): (usize, &Lane)| {
+                    let name = wgsl_name(lane.ty);
+                    format!(" acc[{}] += product_{name}(w{s}_{r}_{c}, x);", sum(self.first + r))
+                };
+                self.rows.iter().enumerate().map(add).collect()
+            };
+            out += &match self.tokens {
+                1 => format!("    {{ let x = load_x(token, {chunk});{} }}\n", sums(&|r| format!("{r}u"))),
+                t => format!(
+                    "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{} }}\n",
+                    sums(&|r| format!("{}u + t", r * t))
+                ),
+            };
+        }
+        out
     }
 }

@@ -19,8 +19,8 @@ struct Args {
 }
 var<immediate> args: Args;
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;        // (tokens, STRIDE) raw rows
-@group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>; // (context, ROTATED / 2)
+@group(0) @binding(0) var<storage, read> qkv: array<${ROW}>;        // (tokens, STRIDE) raw rows
+@group(0) @binding(1) var<storage, read> rope: array<${TURNS}>; // (context, ROTATED / 2)
 @group(0) @binding(2) var<storage, read_write> cache: array<vec4<u32>>;
 @group(0) @binding(3) ${COHERENT} var<storage, read_write> parts: array<vec4<f32>>; // see merge.wgsl
 #if INLINE
@@ -29,7 +29,7 @@ var<immediate> args: Args;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
 #endif
 #if BIAS
-@group(0) @binding(7) var<storage, read> bias: array<f32>;       // (STRIDE)
+@group(0) @binding(7) var<storage, read> bias: array<${ROW}>;       // (STRIDE)
 #endif
 
 #include "kv.wgsl"

@@ -36,6 +36,37 @@ fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(v[0]); }
 fn loaded(v: vec4<u32>) -> Unit { return Unit(bitcast<vec4<f32>>(v)); }
 #endif
 
+#if ALIGNED
+// Four elements of raw rows with their biases.
+fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
+#if BIAS
+  return qkv[(token * STRIDE + at + d) / 4u] + bias[(at + d) / 4u];
+#else
+  return qkv[(token * STRIDE + at + d) / 4u];
+#endif
+}
+
+// Four elements from d on of the head that begins at `at`, turned for their position. Everything
+// is loaded first, from places that exist, and chosen after: loads in branches would wait for each
+// other.
+fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
+  let own = raw4(token, at, d);
+#if NEIGHBOURS
+  let turn = rope[(position * ROTATED + min(d, ROTATED - 4u)) / 4u]; // cosine, sine, twice
+  let v = own * turn.xxzz + vec4<f32>(-own.y, own.x, -own.w, own.z) * turn.yyww;
+#else
+  const HALF = ROTATED / 2u;
+  let low = d < HALF;
+  let other = raw4(token, at, select(min(d - HALF, D - 4u), d + HALF, low));
+  let pairs = (position * HALF + min(select(d - HALF, d, low), HALF - 4u)) / 2u;
+  let a = rope[pairs]; // cosine, sine, twice
+  let b = rope[pairs + 1u];
+  let sine = vec4<f32>(a.y, a.w, b.y, b.w);
+  let v = own * vec4<f32>(a.x, a.z, b.x, b.z) + other * select(sine, -sine, low);
+#endif
+  return select(v, own, d >= ROTATED);
+}
+#else
 // A raw row's element with its bias.
 fn raw(token: u32, at: u32) -> f32 {
 #if BIAS
@@ -45,9 +76,7 @@ fn raw(token: u32, at: u32) -> f32 {
 #endif
 }
 
-// Four elements from d on of the head that begins at `at`, turned for their position. Everything
-// is loaded first, from places that exist, and chosen after: loads in branches would wait for each
-// other.
+// As above, where heads and turns are not whole vectors.
 fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
   var v: vec4<f32>;
 #if NEIGHBOURS
@@ -106,6 +135,8 @@ fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
 #end
   return v;
 }
+
+#endif
 
 fn key_unit(token: u32, head: u32, unit: u32, position: u32) -> vec4<u32> {
   var v: Unit;

@@ -6,11 +6,11 @@ struct Args {
 }
 var<immediate> args: Args;
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;        // (tokens, STRIDE) raw rows
-@group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>; // (context, ROTATED / 2)
+@group(0) @binding(0) var<storage, read> qkv: array<${ROW}>;        // (tokens, STRIDE) raw rows
+@group(0) @binding(1) var<storage, read> rope: array<${TURNS}>; // (context, ROTATED / 2)
 @group(0) @binding(2) var<storage, read_write> cache: array<vec4<u32>>;
 #if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<f32>;       // (STRIDE)
+@group(0) @binding(3) var<storage, read> bias: array<${ROW}>;       // (STRIDE)
 #endif
 
 #include "kv.wgsl"

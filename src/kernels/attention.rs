@@ -69,7 +69,8 @@ impl Knobs {
     /// run at once, and that decides the speed.
     pub fn of(heads: usize, head_dim: usize) -> Knobs {
         match heads {
-            1 => Knobs { heads, threads: 128, keys: 2, units: 8, values: 8 },
+            1 if head_dim < 128 => Knobs { heads, threads: 128, keys: 2, units: 8, values: 8 },
+            1 => Knobs { heads, threads: 256, keys: 1, units: 16, values: 8 },
             _ if head_dim < 128 => Knobs { heads, threads: 256, keys: 2, units: 4, values: 4 },
             _ => Knobs { heads, threads: 128, keys: 2, units: 4, values: 4 },
         }
@@ -170,6 +171,11 @@ impl Attention {
         let share = mergers / wide;
         let shares = share * merge / 4 * 5 / 4 + 1;
         // There is never anything to merge.
+        let aligned = match self.pairing {
+            Pairing::Neighbours => self.rotated.is_multiple_of(4),
+            Pairing::Halves => self.rotated.is_multiple_of(8),
+        } && self.rotated > 0
+            && self.head_dim.is_multiple_of(8);
         let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
         source
             .set("D", self.head_dim)
@@ -214,6 +220,9 @@ impl Attention {
             .flag("INLINE", form.inline_merge)
             .flag("WHOLE_GROUPS", whole_groups)
             .flag("EARLY", block == 1)
+            .flag("ALIGNED", aligned)
+            .set("ROW", if aligned { "vec4<f32>" } else { "f32" })
+            .set("TURNS", if aligned { "vec4<f32>" } else { "vec2<f32>" })
             .flag("ALONE", alone)
             .flag("MANY", !alone);
         source

@@ -44,7 +44,6 @@ const HB: u32 = ${HB}u;          // query heads of a workgroup
 const GROUP: u32 = HEADS / KV_HEADS;
 const BLOCKS: u32 = (GROUP + HB - 1u) / HB; // workgroups that share a key/value head
 const VS: u32 = THREADS / DU;    // slices of keys for values
-const HA: u32 = ${HA}u;          // heads whose slices are summed at once; divides HB
 const PER16: u32 = THREADS / 16u;
 
 // Little of it lets more workgroups run at once. Queries, then what comes of them: (HB, DV).
@@ -56,7 +55,7 @@ var<workgroup> eighths: array<vec4<f32>, ${EIGHTHS}>;     // (HB, 2)
 #endif
 var<workgroup> lanes: array<f32, ${LANES}>;               // (HB, THREADS)
 var<workgroup> sixteenths: array<vec4<f32>, ${SIXTEENTHS}>; // (HB, 4)
-// First weights (HB, PITCH), four to a vector, then sums (HA, VS, DV).
+// First weights (HB, PITCH), four to a vector, then a head's slices (VS, DV).
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 #if INLINE
 var<workgroup> is_last: u32;
@@ -283,26 +282,23 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat j HB
   lanes[${j}u * THREADS + lid] = sum[${j}u];
 #end
-#repeat r ROUNDS
+#repeat j HB
   if slice < VS {
-#repeat j HA
 #repeat i UV
-    pool[(${j}u * VS + slice) * DV + unit * UV + ${i}u] = acc[(${r}u * HA + ${j}u) * UV + ${i}u];
-#end
+    pool[slice * DV + unit * UV + ${i}u] = acc[${j}u * UV + ${i}u];
 #end
   }
   workgroupBarrier();
-  if ${r}u == 0u && lid < 16u * HB {
+  if ${j}u == 0u && lid < 16u * HB {
     let first = lid / 16u * THREADS + lid % 16u;
     var a = lanes[first];
     for (var i = 1u; i < PER16; i++) { a += lanes[first + 16u * i]; }
     sixteenths[lid >> 2u][lid & 3u] = a;
   }
-  for (var t = lid; t < HA * DV; t += THREADS) {
-    let at = t / DV * VS * DV + t % DV;
-    var a = pool[at];
-    for (var i = 1u; i < VS; i++) { a += pool[at + i * DV]; }
-    q[${r}u * HA * DV + t] = a;
+  for (var t = lid; t < DV; t += THREADS) {
+    var a = pool[t];
+    for (var i = 1u; i < VS; i++) { a += pool[t + i * DV]; }
+    q[${j}u * DV + t] = a;
   }
   workgroupBarrier();
 #end

@@ -120,9 +120,9 @@ pub struct Lab {
 
 /// Bytes of weights that a pass reads at least: more than any cache holds.
 pub(super) const FAR: u64 = 256 << 20;
-/// Copies of the matrices at least.
 /// Copies of a kernel: a layer has as many kernels.
 const CODES: usize = 5;
+/// Copies of the matrices at least.
 const SLOTS: u64 = 3;
 /// Bytes of a buffer of weights, unless a copy is larger.
 const BUFFER: u64 = 1 << 30;

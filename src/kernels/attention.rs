@@ -146,8 +146,8 @@ impl Attention {
     fn merge(&self, form: Form) -> usize {
         match self.head_dim {
             d if form.inline_merge && d.is_multiple_of(GROUP) => self.knobs.heads * d,
-            d if d >= 8 => 256,
-            _ => 32,
+            d if d >= 8 => 64,
+            _ => 16,
         }
     }
 
@@ -160,12 +160,11 @@ impl Attention {
         let whole_groups = self.head_dim.is_multiple_of(GROUP);
         // As many loads at once as registers hold without cost.
         let ahead = (1..=self.knobs.units).rev().find(|n| units.is_multiple_of(*n)).unwrap_or(1);
-        let at_once = 1;
         // Merged elements may begin and end within a head.
         let own = whole_groups && form.inline_merge;
         let ends = self.max_splits * if own { self.knobs.heads } else { merge / self.head_dim + 2 };
         let weights = block * (keys * threads + self.knobs.values * (threads / units));
-        let sums = at_once * (threads / units) * units * vectors;
+        let sums = threads / units * units * vectors;
         let mergers = if form.inline_merge { threads } else { MERGERS };
         let wide = mergers.min(merge / 4);
         let share = mergers / wide;
@@ -191,12 +190,10 @@ impl Attention {
             .set("V_AT", self.rows[2])
             .set("THREADS", threads)
             .set("HB", block)
-            .set("HA", at_once)
             .set("BU", ahead)
             .set("KPL", keys)
             .set("AHEAD", self.knobs.values)
             .set("UV", vectors)
-            .set("ROUNDS", block / at_once)
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
             .set("POOL", weights.div_ceil(4).max(sums).max(shares))
             .set("EIGHTHS", 2 * block)

@@ -2,12 +2,12 @@
 // one split of the keys and one token; keys pass in tiles, with a running maximum and sum per head
 // (Milakov and Gimelshein, arXiv 1805.02867).
 //
-// Scores: a lane has every THREADS-th key of the tile, for all heads. Output: a lane owns a unit of the head
-// and every VS-th key, for all heads; slices are summed at the end. Every lane knows the running
-// maxima, so that one round of exponentials suffices.
+// Scores: a lane has every THREADS-th key of the tile, for all heads. Output: a lane owns a unit of
+// the head and every VS-th key, for all heads; slices are summed at the end. Every lane knows the
+// running maxima, so that one round of exponentials suffices.
 //
-// When decoding, the prologue adds biases, turns the query heads, and turns, stores and uses the
-// new token's key and value directly: the split that owns the new position does it. In prefill
+// When decoding, the prologue adds biases, turns the query heads, and turns and stores the new
+// token's key and value, with which the running softmax of one split begins. In prefill
 // `kv_write` has stored the whole batch.
 //
 // One split writes its output itself; several are merged by the last workgroup to arrive (INLINE),
@@ -65,9 +65,6 @@ var<workgroup> is_last: u32;
 #if INLINE
 #include "emit.wgsl"
 #endif
-
-fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
-fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
 
 fn fma4(a: vec4<f32>, b: vec4<f32>, c: f32) -> f32 {
   return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, c))));
@@ -180,8 +177,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #endif
   // Tiles of equal size.
-  let tiles = (max(past, begin) - begin + KEYS - 1u) / KEYS;
-  let tile = ((max(past, begin) - begin + max(tiles, 1u) - 1u) / max(tiles, 1u) + 31u) / 32u * 32u;
+  let span = max(past, begin) - begin;
+  let tiles = max((span + KEYS - 1u) / KEYS, 1u);
+  let tile = ((span + tiles - 1u) / tiles + 31u) / 32u * 32u;
   for (var k0 = begin; k0 < past; k0 += tile) {
     // Scores, a key of each lane at a time. Keys beyond the end are read as the last one and do not
     // count.
@@ -320,7 +318,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #endif
 #endif
-#if MANY
+#if ALONE
+#else
   // This split's part.
   for (var t = lid; t < live_heads * DV; t += THREADS) {
     parts[part_at(token, head0 + t / DV, split) + t % DV] = q[t];

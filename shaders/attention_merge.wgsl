@@ -18,8 +18,6 @@ const HEADS: u32 = ${HEADS}u;
 var<workgroup> lanes: array<f32, ${LANES}>;
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 var<workgroup> merged: array<vec4<f32>, ${MERGED_VECTORS}>;
-fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
-fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
 
 #include "merge.wgsl"
 #include "emit.wgsl"

@@ -6,9 +6,13 @@ fn part_at(token: u32, head: u32, split: u32) -> u32 {
   return ((token * HEADS + head) * SPLITS + split) * (DV + 1u);
 }
 
+// Single numbers of the vectors in `pool`.
+fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
+fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
+
 #if MERGES
 // In workgroup memory the includer has: lanes, for (3, heads, SPLITS) numbers; pool, for
-// (SHARE, OUTS) vectors and as many numbers, which weight and set_weight reach; ${MERGED}.
+// (SHARE, OUTS) vectors and as many numbers; ${MERGED}.
 const MERGE: u32 = ${MERGE}u;               // elements merged at once, whole groups of 16
 const ENDS: u32 = ${MERGED_ENDS}u;          // splits of all heads that they may belong to
 #if WHOLE_GROUPS

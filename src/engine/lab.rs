@@ -285,8 +285,8 @@ fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
 
 /// A shader, several times, each of its own code: between two runs of a kernel a token runs others,
 /// which leave little of it in the caches for instructions.
-fn copies(shader: &Shader) -> impl Iterator<Item = Shader> + use<'_> {
-    (0..CODES).map(|i| {
+fn copies(shader: &Shader, count: usize) -> impl Iterator<Item = Shader> + use<'_> {
+    (0..count).map(|i| {
         let mut copy = shader.clone();
         if i > 0 {
             // Never so, but the compiler does not know.
@@ -347,6 +347,11 @@ impl Case<'_> {
         self.slots.len()
     }
 
+    /// Copies of a kernel that take turns: no more than there are dispatches.
+    fn codes(&self) -> usize {
+        CODES.min(self.slots.len())
+    }
+
     /// What a dispatch takes at least by the device's limits, in µs.
     pub fn floor_us(&self) -> f64 {
         let Limits { read_gb_per_s, dispatch_us, .. } = self.lab.limits;
@@ -381,7 +386,7 @@ impl Case<'_> {
         let shader = |knobs| (knobs, kernel(&self.epilogue, &self.parts, knobs).shader(gpu.form));
         let (variants, shaders): (Vec<Knobs>, Vec<Shader>) =
             variants.into_iter().map(shader).filter(|(_, s)| seen.insert(s.source.clone())).unzip();
-        gpu.compile_ahead(&shaders.iter().flat_map(copies).collect::<Vec<_>>())?;
+        gpu.compile_ahead(&shaders.iter().flat_map(|s| copies(s, self.codes())).collect::<Vec<_>>())?;
         variants.into_iter().map(|v| self.time(v, FEW)).collect()
     }
 
@@ -393,8 +398,9 @@ impl Case<'_> {
         let gpu = &self.lab.gpu;
         let kernel = kernel(&self.epilogue, &self.parts, knobs);
         let shader = kernel.shader(gpu.form);
-        gpu.compile_ahead(&copies(&shader).collect::<Vec<_>>())?;
-        let pipelines = copies(&shader).map(|s| gpu.pipeline(&s)).collect::<Result<Vec<_>>>()?;
+        let shaders: Vec<Shader> = copies(&shader, self.codes()).collect();
+        gpu.compile_ahead(&shaders)?;
+        let pipelines = shaders.iter().map(|s| gpu.pipeline(s)).collect::<Result<Vec<_>>>()?;
         let error = self.error(&kernel, &pipelines[..1])?;
         let bound = bound(gpu, self.epilogue == Epilogue::Gated);
         let pass = profile::time(gpu, runs, |pass| self.record(pass, &kernel, &pipelines, &self.slots))?;

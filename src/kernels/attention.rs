@@ -220,8 +220,7 @@ impl Attention {
             .flag("ALIGNED", aligned)
             .set("ROW", if aligned { "vec4<f32>" } else { "f32" })
             .set("TURNS", if aligned { "vec4<f32>" } else { "vec2<f32>" })
-            .flag("ALONE", alone)
-            .flag("MANY", !alone);
+            .flag("ALONE", alone);
         source
     }
 

@@ -29,24 +29,22 @@ pub(super) fn steps(ty: Type) -> Steps {
 }
 
 /// A row of a lane.
-pub(super) struct Lane {
+struct Lane {
     /// The WGSL expression of its matrix.
-    pub(super) matrix: String,
+    matrix: String,
     /// That matrix's type.
-    pub(super) ty: Type,
+    ty: Type,
     /// The WGSL expression of its tile.
-    pub(super) tile: String,
+    tile: String,
 }
 
-/// A lane's way along rows that cover the same elements in their steps.
-pub(super) struct Walk<'a> {
-    pub(super) rows: &'a [Lane],
-    /// The sum of the first row, times the tokens.
-    pub(super) first: usize,
+/// A lane's way along the rows of a set.
+struct Walk<'a> {
+    set: &'a Set,
     /// Slices of a row: lanes that share it.
-    pub(super) slices: usize,
+    slices: usize,
     /// Tokens whose activations it meets.
-    pub(super) tokens: usize,
+    tokens: usize,
 }
 
 /// The text of a lane's way along its rows.
@@ -61,12 +59,12 @@ pub(super) struct Body {
 }
 
 /// Rows that cover the same elements in their steps.
-pub(super) struct Set {
+struct Set {
     /// When they are a lane's, if not always.
-    pub(super) condition: Option<String>,
-    pub(super) rows: Vec<Lane>,
-    /// The sum of the first one.
-    pub(super) first: usize,
+    condition: Option<String>,
+    rows: Vec<Lane>,
+    /// The sum of the first one, times the tokens.
+    first: usize,
 }
 
 impl Gemv {
@@ -78,15 +76,15 @@ impl Gemv {
         let unit = steps(self.parts[0].layout.ty).chunks;
         let sets = self.sets();
         for (n, set) in sets.iter().enumerate() {
-            let walk = Walk { rows: &set.rows, first: set.first, slices, tokens: self.tokens };
+            let walk = Walk { set, slices, tokens: self.tokens };
             let chunks = walk.steps().chunks;
             let count = self.parts[0].layout.chunks() / chunks;
             let unroll = (unroll * unit / chunks).max(1);
             let whole = count / slices;
             // Weights of several types at once would take too many registers.
-            let at_once = whole <= if sets.len() > 1 { 1 } else { unroll };
+            let most = if sets.len() > 1 { 1 } else { unroll };
             let body = match self.tokens {
-                1 if at_once && count == whole * slices => walk.at_once(n, whole),
+                1 if whole <= most && count == whole * slices => walk.at_once(n, whole),
                 1 => walk.in_turns(count, unroll),
                 _ => walk.batch(count),
             };
@@ -166,8 +164,8 @@ impl Gemv {
 const FIELDS: [&str; 4] = ["units", "tail", "tail2", "blocks"];
 
 impl Walk<'_> {
-    pub(super) fn steps(&self) -> Steps {
-        steps(self.rows[0].ty)
+    fn steps(&self) -> Steps {
+        steps(self.set.rows[0].ty)
     }
 
     /// The loop of a batch: a step at a time.
@@ -214,7 +212,7 @@ impl Walk<'_> {
             (0..steps).map(|s| self.place(s, &format!("slice + {}u", s * self.slices))).collect();
         let mut body = Body { fetches: format!("  {{\n{places}"), ..Body::default() };
         for s in 0..steps {
-            for (r, lane) in self.rows.iter().enumerate() {
+            for (r, lane) in self.set.rows.iter().enumerate() {
                 body.variables += &format!("  var {}: Raw_{};\n", raw(s, r), wgsl_name(lane.ty));
                 body.fetches += &format!("    {} = {};\n", raw(s, r), self.fetch(s, r));
             }
@@ -231,7 +229,7 @@ impl Walk<'_> {
         let mut out = String::from("  {\n");
         for (s, at) in at.iter().enumerate() {
             out += &self.place(s, at);
-            for r in 0..self.rows.len() {
+            for r in 0..self.set.rows.len() {
                 out += &format!("    let raw{s}_{r} = {};\n", self.fetch(s, r));
             }
         }
@@ -242,7 +240,7 @@ impl Walk<'_> {
     }
 
     /// Names the block and the part of it that is step `at` of a row, the turn's `s`-th.
-    pub(super) fn place(&self, s: usize, at: &str) -> String {
+    fn place(&self, s: usize, at: &str) -> String {
         // Where the slices are whole blocks, a lane's part of its blocks is always the same.
         let (block, part) = match self.steps().parts {
             1 => (at.to_owned(), "0u".to_owned()),
@@ -253,16 +251,16 @@ impl Walk<'_> {
     }
 
     /// The WGSL expression that asks for the turn's `s`-th step of row `r`.
-    pub(super) fn fetch(&self, s: usize, r: usize) -> String {
-        let Lane { matrix, ty, tile } = &self.rows[r];
+    fn fetch(&self, s: usize, r: usize) -> String {
+        let Lane { matrix, ty, tile } = &self.set.rows[r];
         format!("fetch_{}({matrix}, {tile}, row, block{s}, part{s})", wgsl_name(*ty))
     }
 
     /// The products of the turn's `s`-th step, whose weights stand in `raw` of each row.
-    pub(super) fn products(&self, s: usize, raw: impl Fn(usize) -> String) -> String {
-        let (shape, float) = (self.steps(), self.rows[0].ty.is_float());
+    fn products(&self, s: usize, raw: impl Fn(usize) -> String) -> String {
+        let (shape, float) = (self.steps(), self.set.rows[0].ty.is_float());
         let mut out = String::new();
-        for (r, lane) in self.rows.iter().enumerate() {
+        for (r, lane) in self.set.rows.iter().enumerate() {
             let name = wgsl_name(lane.ty);
             let decoded = format!("decode_{name}({}, block{s}, part{s})", raw(r));
             if lane.ty.is_float() {
@@ -279,9 +277,9 @@ impl Walk<'_> {
             let sums = |sum: &dyn Fn(usize) -> String| -> String {
                 let add = |(r, lane): (usize, &Lane)| {
                     let name = wgsl_name(lane.ty);
-                    format!(" acc[{}] += product_{name}(w{s}_{r}_{c}, x);", sum(self.first + r))
+                    format!(" acc[{}] += product_{name}(w{s}_{r}_{c}, x);", sum(self.set.first + r))
                 };
-                self.rows.iter().enumerate().map(add).collect()
+                self.set.rows.iter().enumerate().map(add).collect()
             };
             out += &match self.tokens {
                 1 => format!("    {{ let x = load_x(token, {chunk});{} }}\n", sums(&|r| format!("{r}u"))),

@@ -17,6 +17,7 @@ var<immediate> args: Args;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
 @group(0) @binding(7) var<storage, read_write> squares_out: array<f32>; // (tokens, ${OUT_SQUARES}) of a group
 
+const THREADS: u32 = 64u;
 const CHUNKS: u32 = ${CHUNKS}u;
 const M0 = Matrix(${M0});
 
@@ -31,8 +32,12 @@ fn elements(q: vec4<u32>, scale: f32, low: f32) -> array<vec4<f32>, 4> {
 }
 #endif
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+@compute @workgroup_size(THREADS)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+#if BOOKS
+  bring_books(lid);
+  workgroupBarrier();
+#endif
   let i = id.x & 3u;
   let half = (id.x >> 2u) & 1u;
   let c = (id.x >> 3u) % ${STEP_CHUNKS}u;

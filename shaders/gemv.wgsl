@@ -141,7 +141,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #endif
   var acc: array<f32, ${SUMS}>; // (R, T)
-${VARIABLES}${FETCHES}${PRODUCTS}
+${VARIABLES}${FETCHES}
+#if BOOKS
+  bring_books(lid);
+  workgroupBarrier();
+#endif
+${PRODUCTS}
 #repeat k SUMS
   partial[(${k}u * 16u + row) * PITCH + (slice >> 2u)][slice & 3u] = acc[${k}u];
 #end

@@ -2,7 +2,7 @@
 // (src/quant/layout.rs). One lane writes one word.
 struct Args {
   offset: u32,      // first byte of the plane's units within a block
-  width: u32,       // bytes of a unit: 16, 4 or 2
+  width: u32,       // bytes of a unit: 16, 4, 2 or 1
   count: u32,       // units in a block
   block_bytes: u32, // bytes of a (packed) block in the file
   row_bytes: u32,   // bytes of a row in the file

@@ -31,6 +31,18 @@ fn word_tail(first: u32, m: Matrix, tile: u32, row: u32, block: u32) -> u32 {
   return wt[first + (tile * m.blocks + block) * 16u + row];
 }
 
+// Word `unit` of a plane of `count` 4-byte units a block.
+fn words_tail(first: u32, m: Matrix, tile: u32, row: u32, block: u32, count: u32, unit: u32) -> u32 {
+  return wt[first + ((tile * m.blocks + block) * count + unit) * 16u + row];
+}
+
+// The byte of a plane of single bytes.
+fn byte_tail(first: u32, m: Matrix, tile: u32, row: u32, block: u32) -> u32 {
+  let i = (tile * m.blocks + block) * 16u + row;
+  return (wt[first + (i >> 2u)] >> (8u * (i & 3u))) & 255u;
+}
+
+fn two_bits(q: vec4<u32>) -> vec4<u32> { return q & vec4<u32>(0x03030303u); }
 fn low_nibbles(q: vec4<u32>) -> vec4<u32> { return q & vec4<u32>(0x0f0f0f0fu); }
 fn high_nibbles(q: vec4<u32>) -> vec4<u32> { return (q >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu); }
 
@@ -48,4 +60,17 @@ fn six_bits(head: vec4<u32>, c: u32) -> vec4<f32> {
   let high = ((v.xy >> vec2<u32>(2u)) & vec2<u32>(0x3030u)) | (vec2<u32>(v.z, v.z >> 4u) & vec2<u32>(0x0f0fu));
   let two = select(high, v.xy & vec2<u32>(0x3f3fu), c < 2u);
   return vec4<f32>(vec4<u32>(two.x & 255u, two.x >> 8u, two.y & 255u, two.y >> 8u));
+}
+
+// Nibbles of a sign, two bits of exponent and one of mantissa as twice their numbers, which are
+// whole: with x the three bits, x up to 4, then steps of two (6) and four (8, 12).
+fn e2m1(q: vec4<u32>) -> vec4<u32> {
+  let one = vec4<u32>(0x01010101u);
+  let x = q & vec4<u32>(0x07070707u);
+  let half = x >> vec4<u32>(1u);
+  let quarter = (x >> vec4<u32>(2u)) & one;
+  let number = x + (x & (quarter * 3u)) + ((x & half & quarter) << vec4<u32>(1u));
+  // There is a zero with a sign: it has to stay 0.
+  let s = (q >> vec4<u32>(3u)) & (x | half | quarter) & one;
+  return (number ^ (s * 255u)) + s;
 }

@@ -3,7 +3,7 @@
 
 use infer::kernels::attention::{self, Attention, Pairing};
 use infer::kernels::embed::Embed;
-use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
+use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, side_by_side};
 use infer::kernels::select::Select;
 use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
 use infer::quant::{Layout, Type};
@@ -24,7 +24,8 @@ fn forms() -> Vec<Form> {
 }
 
 fn part(ty: Type, rows: usize, cols: usize) -> Part {
-    Part { layout: Layout::new(ty, rows, cols).unwrap(), offset: 0 }
+    let (mut parts, _) = side_by_side([Layout::new(ty, rows, cols).unwrap()]);
+    parts.remove(0)
 }
 
 fn shaders(form: Form) -> Vec<Shader> {

@@ -68,19 +68,14 @@ impl Shape {
     /// [`Error::Unsupported`] for a type without kernels.
     pub fn label(&self) -> Result<String> {
         let knobs = Knobs { threads: 64, tiles: 1, unroll: 1 };
-        Ok(kernel(&self.epilogue, &self.parts()?, knobs).label())
+        Ok(kernel(&self.epilogue, &self.parts()?.0, knobs).label())
     }
 
-    /// The matrices side by side, as they are bound.
-    fn parts(&self) -> Result<Vec<Part>> {
-        let mut offset = 0;
-        let part = |matrix: &Matrix| {
-            let layout = matrix.layout(matrix.rows)?;
-            let part = Part { offset, layout };
-            offset += part.layout.bytes;
-            Ok(part)
-        };
-        self.matrices.iter().map(part).collect()
+    /// The matrices side by side, as they are bound, and their bytes.
+    fn parts(&self) -> Result<(Vec<Part>, u64)> {
+        let layouts: Result<Vec<Layout>> = self.matrices.iter().map(|m| m.layout(m.rows)).collect();
+        let (parts, bytes) = gemv::side_by_side(layouts?);
+        Ok((parts, bytes as u64))
     }
 }
 
@@ -169,8 +164,7 @@ impl Lab {
     /// [`Error::Device`] where memory does not suffice or the matrices exceed a binding.
     pub fn case(&self, shape: &Shape) -> Result<Case<'_>> {
         let gpu = &self.gpu;
-        let parts = shape.parts()?;
-        let bytes: u64 = parts.iter().map(|p| p.layout.bytes as u64).sum();
+        let (parts, bytes) = shape.parts()?;
         if bytes > gpu.weight_binding {
             return Err(Error::Device(format!("{}: {bytes} bytes exceed a binding", shape.label()?)));
         }
@@ -224,6 +218,10 @@ impl Lab {
             let here = per_buffer.min(count - first);
             let buffer = gpu.buffer("weights", here * pitch, STORAGE)?;
             places.extend((0..here).map(|i| (buffer.clone(), i * pitch)));
+        }
+        let books = gemv::book_words(parts.iter().map(|p| p.layout.ty));
+        for (buffer, offset) in places.iter().filter(|_| !books.is_empty()) {
+            gpu.queue.write_buffer(buffer, *offset, bytemuck::cast_slice(&books));
         }
         for (matrix, part) in shape.matrices.iter().zip(parts) {
             let tiles = random_tiles(matrix, &part.layout);

@@ -60,6 +60,11 @@ impl Random {
                     ("d" | "m" | "dmin", 2) => {
                         block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
                     }
+                    // Exponents near 1, and no NaN.
+                    ("e", 1) => block[at] = 120 + block[at] % 8,
+                    ("d", 4) if layout.ty == Type::NVFP4 => block[at..at + 4].iter_mut().for_each(|b| *b &= 0x37),
+                    // Its scale's highest bits: sign and exponent.
+                    ("scales", 8) if layout.ty == Type::IQ1_M => block[at + 7] = block[at + 7] & 0x0f | 0x20,
                     ("d", 4) => block[at..at + 4].copy_from_slice(&value.to_le_bytes()),
                     ("value", 2) if layout.ty == Type::F16 => {
                         block.copy_from_slice(&half::f16::from_f32(self.next()).to_le_bytes());
@@ -92,6 +97,15 @@ fn download<T: bytemuck::Pod>(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<T> {
     gpu.wait(&index).unwrap();
     let view = landing.slice(..).get_mapped_range().unwrap();
     bytemuck::pod_collect_to_vec(&view)
+}
+
+/// Matrices as a dispatch binds them.
+fn weights(gpu: &Gpu, matrices: &[(&Layout, &[u8])]) -> (Vec<Part>, wgpu::Buffer) {
+    let (parts, _) = gemv::side_by_side(matrices.iter().map(|(layout, _)| (*layout).clone()));
+    let books = gemv::book_words(matrices.iter().map(|(layout, _)| layout.ty));
+    let mut bytes: Vec<u8> = bytemuck::cast_slice(&books).to_vec();
+    bytes.extend(matrices.iter().flat_map(|(layout, file)| crate::quant::pack(layout, file)));
+    (parts, upload(gpu, &bytes))
 }
 
 fn run(gpu: &Gpu, shader: &Shader, buffers: &[&wgpu::Buffer], args: &[u8], grid: [u32; 3]) {
@@ -190,10 +204,7 @@ fn products_by(gpu: &Gpu, ty: Type, [rows, cols]: [usize; 2], tokens: usize, per
     let layout = Layout::new(ty, rows, cols).unwrap();
     let other = Layout::new(Type::Q8_0, rows, cols).unwrap();
     let files = [random.matrix(&layout), random.matrix(&other)];
-    let packed = [crate::quant::pack(&layout, &files[0]), crate::quant::pack(&other, &files[1])];
-    let w = upload(gpu, &packed.concat());
-    let parts =
-        [Part { layout: layout.clone(), offset: 0 }, Part { layout: other.clone(), offset: packed[0].len() }];
+    let (parts, w) = weights(gpu, &[(&layout, &files[0]), (&other, &files[1])]);
     let norm = random.vec(cols);
     let inputs: Vec<Activations> =
         (0..tokens).map(|_| Activations::from_residual(math, &random.vec(cols), &norm)).collect();
@@ -320,7 +331,7 @@ fn products_by(gpu: &Gpu, ty: Type, [rows, cols]: [usize; 2], tokens: usize, per
 fn products_of_every_type() {
     for gpu in forms() {
         for ty in supported() {
-            products_by(&gpu, ty, [40, 256], 1, 1, knobs(320, 2, 1));
+            products_by(&gpu, ty, [40, 768], 1, 1, knobs(320, 2, 1));
         }
     }
 }
@@ -344,17 +355,19 @@ fn products_at_odd_sizes_and_in_batches() {
 #[test]
 fn embeddings() {
     for gpu in forms() {
-        for (ty, cols) in [(Type::Q4_K, 512), (Type::Q8_0, 96), (Type::F16, 40), (Type::Q6_K, 2304)] {
+        let odd = [(Type::Q8_0, 96), (Type::F16, 40), (Type::Q6_K, 2304)];
+        let all = supported().map(|ty| (ty, 512)).filter(|_| gpu.form.math == Math::F32);
+        for (ty, cols) in all.chain(odd) {
             let mut random = Random(3);
             let layout = Layout::new(ty, 37, cols).unwrap();
             let file = random.matrix(&layout);
             let norm = random.vec(padded(cols));
             // The second part of a table whose first 16 rows are elsewhere.
-            let kernel =
-                Embed { table: Part { layout: layout.clone(), offset: 0 }, first_row: 16, vocab: 53 };
+            let (parts, w) = weights(&gpu, &[(&layout, &file)]);
+            let kernel = Embed { table: parts[0].clone(), first_row: 16, vocab: 53 };
             let ids = [99u32, 16, 52, 20, 3];
             let buffers = [
-                upload(&gpu, &crate::quant::pack(&layout, &file)),
+                w,
                 upload(&gpu, &ids),
                 upload(&gpu, &norm),
                 upload(&gpu, &vec![0f32; 4 * padded(cols)]),

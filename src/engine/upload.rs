@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::Progress;
+use super::builder::STORAGE;
 use super::device::{self, Gpu};
-use crate::kernels::gemv::Part;
+use crate::kernels::gemv::{self, Part};
 use crate::kernels::pack;
 use crate::model::{Matrix, Weights};
 use crate::quant::{Layout, TILE};
@@ -63,7 +64,7 @@ impl Store {
         // The first tile of the output, and what the slice holds.
         let mut groups: Vec<(usize, Rows)> = Vec::new();
         let tiles: usize = matrices.iter().map(|m| m.rows.div_ceil(TILE)).sum();
-        if slice_bytes(&whole)? <= limit && tiles <= MOST_TILES {
+        if side_by_side(&whole)?.1 <= limit && tiles <= MOST_TILES {
             groups.push((0, whole));
         } else {
             let mut first_tile = 0;
@@ -74,7 +75,9 @@ impl Store {
             for set in sets {
                 let rows = set[0].rows;
                 let tile: Vec<_> = set.iter().map(|m| ((*m).clone(), 0..TILE.min(m.rows))).collect();
-                let tiles = ((limit / slice_bytes(&tile)?) as usize).min(MOST_TILES);
+                let (parts, bytes) = side_by_side(&tile)?;
+                let books = parts[0].offset as u64;
+                let tiles = ((limit.saturating_sub(books) / (bytes - books)) as usize).min(MOST_TILES);
                 if tiles == 0 {
                     return Err(Error::Device(format!(
                         "tensor {}: 16 of its rows are larger than the device's largest binding of {limit} bytes",
@@ -91,15 +94,8 @@ impl Store {
         }
         let mut slices = Vec::new();
         for (first_tile, from) in groups {
-            let bytes = slice_bytes(&from)?;
+            let (parts, bytes) = side_by_side(&from)?;
             let (buffer, offset) = self.allocate(bytes);
-            let mut parts = Vec::new();
-            let mut at = 0;
-            for (matrix, rows) in &from {
-                let layout = matrix.layout(rows.len())?;
-                parts.push(Part { offset: at, layout });
-                at += parts[parts.len() - 1].layout.bytes;
-            }
             slices.push(Slice { parts, first_tile, buffer, offset, bytes, from });
         }
         self.stages.push(slices);
@@ -138,12 +134,14 @@ impl Store {
 
     /// Allocates the buffers and fills them.
     pub(super) fn upload(&mut self, gpu: &Gpu, weights: &Weights, progress: Progress<'_>) -> Result<()> {
-        let mut usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
-        if matches!(weights, Weights::Synthetic(_)) {
-            usage |= wgpu::BufferUsages::COPY_DST;
-        }
         for size in &self.sizes {
-            self.buffers.push(gpu.buffer("weights", *size, usage)?);
+            self.buffers.push(gpu.buffer("weights", *size, STORAGE)?);
+        }
+        for slice in self.stages.iter().flatten() {
+            let books = gemv::book_words(slice.parts.iter().map(|p| p.layout.ty));
+            if !books.is_empty() {
+                gpu.queue.write_buffer(&self.buffers[slice.buffer], slice.offset, bytemuck::cast_slice(&books));
+            }
         }
         let Weights::File(file) = weights else { return self.make_up(gpu, weights, progress) };
         let mut jobs: Vec<(&Slice, usize)> =
@@ -230,7 +228,7 @@ impl Store {
                 let few = rows.start..rows.start + (tiles * TILE).min(rows.len());
                 let layout = matrix.layout(few.len())?;
                 let packed = crate::quant::pack(&layout, &weights.rows(matrix, few));
-                let staged = gpu.buffer("staging", layout.bytes as u64, super::builder::STORAGE)?;
+                let staged = gpu.buffer("staging", layout.bytes as u64, STORAGE)?;
                 gpu.queue.write_buffer(&staged, 0, &packed);
                 let to = slice.offset + part.offset as u64;
                 spread(&mut encoder, (&staged, &layout), (&self.buffers[slice.buffer], to, &part.layout));
@@ -264,6 +262,9 @@ pub(super) fn spread(
     }
 }
 
-fn slice_bytes(from: &[(Matrix, Range<usize>)]) -> Result<u64> {
-    from.iter().map(|(m, rows)| m.layout(rows.len()).map(|l| l.bytes as u64)).sum()
+/// The parts of a slice, and its bytes.
+fn side_by_side(from: &[(Matrix, Range<usize>)]) -> Result<(Vec<Part>, u64)> {
+    let layouts: Result<Vec<Layout>> = from.iter().map(|(m, rows)| m.layout(rows.len())).collect();
+    let (parts, bytes) = gemv::side_by_side(layouts?);
+    Ok((parts, bytes as u64))
 }

@@ -9,12 +9,13 @@ use super::loops::steps;
 use super::source::Source;
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
-use crate::quant::{Block, GROUP, Layout, TILE, Type, dequantize};
+use crate::quant::{Block, GROUP, Layout, TILE, Type, books, dequantize};
 
 /// Chunks that a turn of the loop has, over all rows of a lane, where nothing else is asked for.
 const UNROLL: usize = 8;
 
-/// A packed matrix, or a part of its rows, within a bound range of a weight buffer.
+/// A packed matrix, or a part of its rows, within a bound range of a weight buffer, which begins
+/// with the codebooks of its matrices' types.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
     /// Its layout.
@@ -30,6 +31,23 @@ impl Part {
             |plane: usize| self.layout.planes.get(plane).map_or(0, |(_, start)| (self.offset + start) / 4);
         format!("{}u, {}u, {}u, {}u", word(0) / 4, word(1), word(2), self.layout.blocks)
     }
+}
+
+/// Matrices side by side behind their codebooks, as a dispatch binds them; and the bytes of all.
+pub fn side_by_side(layouts: impl IntoIterator<Item = Layout>) -> (Vec<Part>, usize) {
+    let layouts: Vec<Layout> = layouts.into_iter().collect();
+    let mut bytes = 4 * books(layouts.iter().map(|l| l.ty)).1;
+    let parts = layouts.into_iter().map(|layout| {
+        let offset = bytes;
+        bytes += layout.bytes;
+        Part { layout, offset }
+    });
+    (parts.collect(), bytes)
+}
+
+/// The words of a bound range before its first matrix: the codebooks of the types.
+pub fn book_words(types: impl IntoIterator<Item = Type>) -> Vec<u32> {
+    books(types).0.into_iter().flat_map(|(book, _)| book.words()).collect()
 }
 
 /// What becomes of the rows' products.
@@ -154,7 +172,8 @@ impl Gemv {
     /// Bytes of workgroup memory.
     pub fn shared_bytes(&self) -> usize {
         let sums = self.lane_rows() * self.tokens;
-        16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
+        let books = 4 * books(self.parts.iter().map(|p| p.layout.ty)).1;
+        books + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.

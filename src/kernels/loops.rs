@@ -3,7 +3,7 @@
 
 use super::gemv::{Epilogue, Gemv, Knobs};
 use super::source::wgsl_name;
-use crate::quant::{Layout, TILE, Type};
+use crate::quant::{CHUNK, Layout, TILE, Type};
 
 /// How a type's snippet walks a row: `parts` steps a packed block, each of `chunks` chunks of 32.
 /// Types whose steps are equal cover the same chunks in each.
@@ -21,11 +21,15 @@ pub fn steps_of(layout: &Layout) -> usize {
 }
 
 pub(super) fn steps(ty: Type) -> Steps {
-    match ty {
-        Type::Q6_K => Steps { parts: 4, chunks: 2, neighbours: false },
-        _ if ty.packed_block_elements() == 256 => Steps { parts: 4, chunks: 2, neighbours: true },
-        _ => Steps { parts: 1, chunks: 1, neighbours: true },
-    }
+    let (parts, chunks) = match ty {
+        // Bytes of two-bit fields: one load of them has four chunks.
+        Type::Q2_K | Type::Q3_K | Type::TQ2_0 => (2, 4),
+        _ => match ty.packed_block_elements() {
+            256 => (4, 2),
+            elements => (1, elements / CHUNK),
+        },
+    };
+    Steps { parts, chunks, neighbours: ty != Type::Q6_K }
 }
 
 /// A row of a lane.

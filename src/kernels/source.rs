@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
 
 use super::{Form, Math};
-use crate::quant::Type;
+use crate::quant::{Book, Type, books};
 
 macro_rules! shaders {
     ($($name:literal),+ $(,)?) => {
@@ -21,6 +21,8 @@ macro_rules! shaders {
 shaders![
     "attention.wgsl",
     "attention_merge.wgsl",
+    "book_iq4.wgsl",
+    "books.wgsl",
     "embed.wgsl",
     "emit.wgsl",
     "gemv.wgsl",
@@ -47,6 +49,23 @@ shaders![
     "blocks/q5_k.wgsl",
     "blocks/q6_k.wgsl",
     "blocks/q8_k.wgsl",
+    "blocks/q2_k.wgsl",
+    "blocks/q3_k.wgsl",
+    "blocks/iq1_s.wgsl",
+    "blocks/iq1_m.wgsl",
+    "blocks/iq2_xxs.wgsl",
+    "blocks/iq2_xs.wgsl",
+    "blocks/iq2_s.wgsl",
+    "blocks/iq3_xxs.wgsl",
+    "blocks/iq3_s.wgsl",
+    "blocks/iq4_nl.wgsl",
+    "blocks/iq4_xs.wgsl",
+    "blocks/tq1_0.wgsl",
+    "blocks/tq2_0.wgsl",
+    "blocks/q1_0.wgsl",
+    "blocks/q2_0.wgsl",
+    "blocks/mxfp4.wgsl",
+    "blocks/nvfp4.wgsl",
 ];
 
 /// The type's name in shaders.
@@ -99,6 +118,9 @@ impl Source {
     pub(super) fn set_blocks(&mut self, types: &[Type], products: bool) -> &mut Self {
         let mut text = String::new();
         let distinct: BTreeSet<Type> = types.iter().copied().collect();
+        let (placed, _) = books(distinct.iter().copied());
+        self.flag("BOOKS", !placed.is_empty());
+        self.expand_books(&placed, &mut text);
         for ty in distinct {
             let name = wgsl_name(ty);
             self.expand_file(&format!("blocks/{name}.wgsl"), &mut text);
@@ -115,6 +137,30 @@ impl Source {
             }
         }
         self.set("BLOCKS", text)
+    }
+
+    /// Codebooks in workgroup memory, and the function that brings them there from the front of the
+    /// bound range.
+    fn expand_books(&self, placed: &[(Book, usize)], text: &mut String) {
+        let mut copies = String::new();
+        for (book, at) in placed {
+            let (name, words) = (book.name(), book.len());
+            let _ = writeln!(text, "var<workgroup> book_{name}: array<u32, {words}>;");
+            let _ = writeln!(
+                copies,
+                "  for (var k = lid; k < {words}u; k += THREADS) {{ book_{name}[k] = wt[{at}u + k]; }}"
+            );
+        }
+        if placed.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "fn bring_books(lid: u32) {{\n{copies}}}");
+        if placed.iter().any(|(book, _)| *book == Book::Iq4) {
+            self.expand_file("book_iq4.wgsl", text);
+        }
+        if placed.iter().any(|(book, _)| *book != Book::Iq4) {
+            self.expand_file("books.wgsl", text);
+        }
     }
 
     /// The whole text of a shader.

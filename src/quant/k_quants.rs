@@ -19,6 +19,38 @@ fn scales(b: &[u8], out: &mut Block) {
     }
 }
 
+/// Runs of 32 bytes, each of 128 elements of two bits: the lowest bits of all bytes come first.
+pub(super) fn two_bits(qs: &[u8], levels: &mut [i8]) {
+    for (levels, qs) in levels.chunks_exact_mut(128).zip(qs.chunks_exact(32)) {
+        for (i, level) in levels.iter_mut().enumerate() {
+            *level = (qs[i % 32] >> (2 * (i / 32)) & 3).cast_signed();
+        }
+    }
+}
+
+/// A nibble of scale and one of minimum for each group.
+pub(super) fn q2_k(b: &[u8], out: &mut Block) {
+    two_bits(&b[16..80], &mut out.levels);
+    let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
+    for (g, scale) in b[..16].iter().enumerate() {
+        out.set(g..g + 1, d * f32::from(scale & 15), dmin * f32::from(scale >> 4));
+    }
+}
+
+/// Two bits as in Q2_K and a third: bit `r` of `hmask[i]` for element `i` of run `r` of 32. The
+/// scales have six bits: a nibble, and two bits of the last four bytes.
+pub(super) fn q3_k(b: &[u8], out: &mut Block) {
+    two_bits(&b[32..96], &mut out.levels);
+    for (i, level) in out.levels.iter_mut().enumerate() {
+        *level += ((b[i % 32] >> (i / 32) & 1) << 2).cast_signed() - 4;
+    }
+    let (scales, d) = (&b[96..108], f16_at(b, 108));
+    for g in 0..16 {
+        let scale = scales[g % 8] >> (4 * (g / 8)) & 15 | (scales[8 + g % 4] >> (2 * (g / 4)) & 3) << 4;
+        out.set(g..g + 1, d * f32::from(scale.cast_signed() - 32), 0.0);
+    }
+}
+
 /// Each run of 32 bytes holds 64 elements: low nibbles first, then high ones.
 pub(super) fn q4_k(b: &[u8], out: &mut Block) {
     scales(b, out);

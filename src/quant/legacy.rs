@@ -1,6 +1,6 @@
 //! The 32-element types. Source of the layouts: gguf-py's `quants.py`.
 
-use super::{Block, f16_at};
+use super::{Block, f16_at, u32_at};
 
 /// Nibbles of 16 bytes: the low ones are elements 0–15, the high ones 16–31; bit `i` of `high`
 /// is the fifth bit of element `i`.
@@ -10,10 +10,6 @@ fn nibbles(qs: &[u8], high: u32, offset: i8, out: &mut Block) {
         out.levels[i] = (q & 15) as i8 + fifth(i) - offset;
         out.levels[i + 16] = (q >> 4) as i8 + fifth(i + 16) - offset;
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 pub(super) fn q4_0(b: &[u8], out: &mut Block) {

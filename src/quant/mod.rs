@@ -6,11 +6,16 @@
 //! decoders, so values agree with them bit for bit. CPU decoding, the packed layout, the shader
 //! snippets and every arithmetic of the kernels are made from this one view.
 
+mod codebook;
+mod few_bits;
+mod iq;
 mod k_quants;
 mod layout;
 mod legacy;
+mod points;
 mod types;
 
+pub use codebook::{Book, books};
 pub use layout::{Layout, pack, unpack_block};
 pub use types::*;
 
@@ -45,10 +50,27 @@ impl Block {
             Type::Q5_0 => legacy::q5_0(bytes, self),
             Type::Q5_1 => legacy::q5_1(bytes, self),
             Type::Q8_0 => legacy::q8_0(bytes, self),
+            Type::Q2_K => k_quants::q2_k(bytes, self),
+            Type::Q3_K => k_quants::q3_k(bytes, self),
             Type::Q4_K => k_quants::q4_k(bytes, self),
             Type::Q5_K => k_quants::q5_k(bytes, self),
             Type::Q6_K => k_quants::q6_k(bytes, self),
             Type::Q8_K => k_quants::q8_k(bytes, self),
+            Type::IQ1_S => iq::iq1_s(bytes, self),
+            Type::IQ1_M => iq::iq1_m(bytes, self),
+            Type::IQ2_XXS => iq::iq2_xxs(bytes, self),
+            Type::IQ2_XS => iq::iq2_xs(bytes, self),
+            Type::IQ2_S => iq::iq2_s(bytes, self),
+            Type::IQ3_XXS => iq::iq3_xxs(bytes, self),
+            Type::IQ3_S => iq::iq3_s(bytes, self),
+            Type::IQ4_NL => iq::iq4_nl(bytes, self),
+            Type::IQ4_XS => iq::iq4_xs(bytes, self),
+            Type::TQ1_0 => few_bits::tq1_0(bytes, self),
+            Type::TQ2_0 => few_bits::tq2_0(bytes, self),
+            Type::Q1_0 => few_bits::q1_0(bytes, self),
+            Type::Q2_0 => few_bits::q2_0(bytes, self),
+            Type::MXFP4 => few_bits::mxfp4(bytes, self),
+            Type::NVFP4 => few_bits::nvfp4(bytes, self),
             _ => *self = Block::default(),
         }
     }
@@ -96,5 +118,13 @@ pub fn dequantize(ty: Type, bytes: &[u8], out: &mut [f32]) {
 
 /// The F16 at a byte offset of a block.
 fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
+    f16::from_bits(u16_at(bytes, at)).to_f32()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use super::Book;
+
 /// Elements that share one scale and one minimum in every supported type, and the unit in
 /// which activations are stored.
 pub const GROUP: usize = 16;
@@ -150,7 +152,7 @@ pub fn retired(id: u32) -> Option<&'static str> {
 pub struct Plane {
     /// First byte within the block.
     pub offset: usize,
-    /// Bytes of a unit: 16, 4 or 2.
+    /// Bytes of a unit: 16, 4, 2 or 1.
     pub width: usize,
     /// Units in a block.
     pub count: usize,
@@ -184,10 +186,41 @@ impl Type {
             Type::Q5_0 => const { &[plane(6, 16, 1), plane(2, 4, 1), plane(0, 2, 1)] },
             Type::Q5_1 => const { &[plane(8, 16, 1), plane(0, 4, 1), plane(4, 4, 1)] },
             Type::Q8_0 => const { &[plane(2, 16, 2), plane(0, 2, 1)] },
+            Type::Q2_K => const { &[plane(0, 16, 5), plane(80, 4, 1)] },
+            Type::Q3_K => const { &[plane(0, 16, 6), plane(96, 4, 3), plane(108, 2, 1)] },
             Type::Q4_K => const { &[plane(0, 16, 9)] },
             Type::Q5_K => const { &[plane(0, 16, 11)] },
             Type::Q6_K => const { &[plane(0, 16, 13), plane(208, 2, 1)] },
             Type::Q8_K => const { &[plane(4, 16, 18), plane(0, 4, 1)] },
+            Type::IQ1_S => const { &[plane(2, 16, 3), plane(0, 2, 1)] },
+            Type::IQ1_M => const { &[plane(0, 16, 3), plane(48, 4, 2)] },
+            Type::IQ2_XXS => const { &[plane(2, 16, 4), plane(0, 2, 1)] },
+            Type::IQ2_XS => const { &[plane(2, 16, 4), plane(66, 4, 2), plane(0, 2, 1)] },
+            Type::IQ2_S => const { &[plane(2, 16, 4), plane(66, 4, 4), plane(0, 2, 1)] },
+            Type::IQ3_XXS => const { &[plane(2, 16, 6), plane(0, 2, 1)] },
+            Type::IQ3_S => const { &[plane(2, 16, 4), plane(66, 4, 11), plane(0, 2, 1)] },
+            Type::IQ4_NL => const { &[plane(2, 16, 1), plane(0, 2, 1)] },
+            Type::IQ4_XS => const { &[plane(8, 16, 8), plane(0, 4, 2)] },
+            Type::TQ1_0 => const { &[plane(0, 16, 3), plane(48, 4, 1), plane(52, 2, 1)] },
+            Type::TQ2_0 => const { &[plane(0, 16, 4), plane(64, 2, 1)] },
+            Type::Q1_0 => const { &[plane(2, 16, 1), plane(0, 2, 1)] },
+            Type::Q2_0 => const { &[plane(2, 16, 1), plane(0, 2, 1)] },
+            Type::MXFP4 => const { &[plane(1, 16, 1), plane(0, 1, 1)] },
+            Type::NVFP4 => const { &[plane(4, 16, 2), plane(0, 4, 1)] },
+            _ => return None,
+        })
+    }
+
+    /// The codebook that the type's indices are looked up in, if it has one.
+    pub const fn book(self) -> Option<Book> {
+        Some(match self {
+            Type::IQ1_S | Type::IQ1_M => Book::Iq1,
+            Type::IQ2_XXS => Book::Iq2Xxs,
+            Type::IQ2_XS => Book::Iq2Xs,
+            Type::IQ2_S => Book::Iq2S,
+            Type::IQ3_XXS => Book::Iq3Xxs,
+            Type::IQ3_S => Book::Iq3S,
+            Type::IQ4_NL | Type::IQ4_XS => Book::Iq4,
             _ => return None,
         })
     }
@@ -198,6 +231,12 @@ impl Type {
             Type::Q4_0 => (8, false, true),
             Type::Q5_0 => (16, false, true),
             Type::Q6_K => (32, false, false),
+            Type::Q2_K => (0, true, false),
+            Type::Q3_K => (4, false, false),
+            Type::IQ1_S => (9, false, true),
+            Type::IQ1_M => (9, false, false),
+            Type::IQ2_XS | Type::IQ2_S | Type::NVFP4 => (0, false, false),
+            Type::TQ1_0 | Type::TQ2_0 | Type::Q1_0 | Type::Q2_0 => (1, false, true),
             Type::Q4_1 | Type::Q5_1 | Type::Q4_K | Type::Q5_K => (0, true, true),
             _ => (0, false, true),
         };

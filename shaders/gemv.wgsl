@@ -157,6 +157,14 @@ ${PRODUCTS}
   var v = 0.0;
   if live {
     v = total(i, row);
+#if SCALED
+#if RAW
+    let within = out_tile - ${TILE0}u;
+    v *= select(select(${SCALE0}, ${SCALE1}, within >= ${TILES0}u), ${SCALE2}, within >= ${TILES01}u);
+#else
+    v *= ${SCALE0};
+#endif
+#endif
 #if NORM
     let s = 4u * (i % T);
     let sum = dot(squares[s] + squares[s + 1u] + squares[s + 2u] + squares[s + 3u], vec4<f32>(1.0));
@@ -165,6 +173,9 @@ ${PRODUCTS}
 #endif
 #if GATED
     var u = total(${OUTS}u + i, row) * factor;
+#if SCALED
+    u *= ${SCALE1};
+#endif
 #if BIAS
     v += bias[out_tile * 16u + row];
     u += bias[STRIDE + out_tile * 16u + row];

@@ -28,7 +28,7 @@ fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
         }
     };
     let models: Vec<_> = files.into_iter().filter_map(runs).collect();
-    let least = if common::shared().is_some() { 17 } else { 3 };
+    let least = if common::shared().is_some() { 32 } else { 3 };
     assert!(models.len() >= least, "only {} models can be run", models.len());
     models
 }
@@ -262,6 +262,19 @@ fn a_tensor_that_nobody_reads_is_refused() {
 
 /// A llama of one layer with a bias on everything that can have one; without them at scale 0.
 fn biased(scale: f32) -> Arc<Model> {
+    small(scale, None)
+}
+
+/// Where the factors of a small model's products are.
+#[derive(Clone, Copy, PartialEq)]
+enum Factors {
+    Weights,
+    Tensors,
+}
+
+/// A llama of one layer, with biases up to `scale`, and with powers of two as factors of its
+/// products.
+fn small(scale: f32, factors: Option<Factors>) -> Arc<Model> {
     let (width, ffn, kv, vocab) = (64u64, 96u64, 32u64, 50u64);
     let mut state = 1u32;
     let mut random = |n: u64, scale: f32| -> Vec<u8> {
@@ -290,13 +303,21 @@ fn biased(scale: f32) -> Arc<Model> {
         ("blk.0.ffn_up", width, ffn),
         ("blk.0.ffn_down", ffn, width),
     ];
-    for (name, cols, rows) in matrices {
+    for (i, (name, cols, rows)) in matrices.into_iter().enumerate() {
+        let factor = if name == "token_embd" { 1.0 } else { [2.0, 0.5, 4.0, 0.25][i % 4] };
+        let within = if factors == Some(Factors::Weights) { factor } else { 1.0 };
         file.tensor(
             &format!("{name}.weight"),
             infer::quant::Type::F32,
             &[cols, rows],
-            &random(cols * rows, 0.3),
+            &random(cols * rows, 0.3 * within),
         );
+        if factors == Some(Factors::Tensors) && name != "token_embd" {
+            for (tensor, value) in [("scale", factor), ("input_scale", 3.0)] {
+                let name = format!("{name}.{tensor}");
+                file.tensor(&name, infer::quant::Type::F32, &[1], &f32::to_le_bytes(value));
+            }
+        }
         if name != "token_embd" {
             file.tensor(&format!("{name}.bias"), infer::quant::Type::F32, &[rows], &random(rows, scale));
         }
@@ -333,6 +354,26 @@ fn biases_are_added() {
         (0..12).map(|_| engine.next().unwrap()).collect()
     };
     assert_eq!(greedy(engine.as_mut()), greedy(open(biased(0.5), &cpu, &mut go_on).unwrap().as_mut()));
+}
+
+/// NVFP4 files have a factor beside each weight; those of the inputs are for others.
+#[test]
+fn products_are_scaled() {
+    let ids: Vec<u32> = (0..20).map(|i| i * 7 % 50).collect();
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    let mut logits = |factors, device| {
+        let options = Options { device, math: Some(Math::F32), ..Options::default() };
+        let mut engine = open(small(0.1, factors), &options, &mut go_on).unwrap();
+        let mut all = all_logits(engine.as_mut(), &ids);
+        // And where one token is computed at a time.
+        engine.begin(0, &ids, &Sampling::greedy(), 12, &mut go_on).unwrap();
+        all.extend((0..12).map(|_| engine.next().unwrap() as f32));
+        all
+    };
+    let want = logits(Some(Factors::Weights), DeviceChoice::Cpu);
+    assert!(relative(&logits(None, DeviceChoice::Cpu), &want) > 0.1, "the factors change nothing");
+    assert_eq!(logits(Some(Factors::Tensors), DeviceChoice::Cpu), want);
+    assert!(relative(&logits(Some(Factors::Tensors), DeviceChoice::Gpu), &want) < 1e-6);
 }
 
 /// A prompt that is given up half-way leaves what was computed before it as it was.

@@ -24,7 +24,8 @@ fn forms() -> Vec<Form> {
 }
 
 fn part(ty: Type, rows: usize, cols: usize) -> Part {
-    let (mut parts, _) = side_by_side([Layout::new(ty, rows, cols).unwrap()]);
+    let scale = if ty == Type::NVFP4 { 0.5 } else { 1.0 };
+    let (mut parts, _) = side_by_side([(Layout::new(ty, rows, cols).unwrap(), scale)]);
     parts.remove(0)
 }
 

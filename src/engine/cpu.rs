@@ -250,7 +250,7 @@ impl CpuEngine {
                     for (row, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(inputs.len())) {
                         dequantize(matrix.ty, row, scratch);
                         for (out, x) in out.iter_mut().zip(inputs) {
-                            *out = dot(scratch, &x.numbers[..scratch.len()]);
+                            *out = matrix.scale * dot(scratch, &x.numbers[..scratch.len()]);
                         }
                     }
                 },

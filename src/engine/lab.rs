@@ -73,8 +73,8 @@ impl Shape {
 
     /// The matrices side by side, as they are bound, and their bytes.
     fn parts(&self) -> Result<(Vec<Part>, u64)> {
-        let layouts: Result<Vec<Layout>> = self.matrices.iter().map(|m| m.layout(m.rows)).collect();
-        let (parts, bytes) = gemv::side_by_side(layouts?);
+        let made = self.matrices.iter().map(|m| Ok((m.layout(m.rows)?, m.scale)));
+        let (parts, bytes) = gemv::side_by_side(made.collect::<Result<Vec<_>>>()?);
         Ok((parts, bytes as u64))
     }
 }

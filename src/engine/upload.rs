@@ -140,7 +140,11 @@ impl Store {
         for slice in self.stages.iter().flatten() {
             let books = gemv::book_words(slice.parts.iter().map(|p| p.layout.ty));
             if !books.is_empty() {
-                gpu.queue.write_buffer(&self.buffers[slice.buffer], slice.offset, bytemuck::cast_slice(&books));
+                gpu.queue.write_buffer(
+                    &self.buffers[slice.buffer],
+                    slice.offset,
+                    bytemuck::cast_slice(&books),
+                );
             }
         }
         let Weights::File(file) = weights else { return self.make_up(gpu, weights, progress) };
@@ -264,7 +268,7 @@ pub(super) fn spread(
 
 /// The parts of a slice, and its bytes.
 fn side_by_side(from: &[(Matrix, Range<usize>)]) -> Result<(Vec<Part>, u64)> {
-    let layouts: Result<Vec<Layout>> = from.iter().map(|(m, rows)| m.layout(rows.len())).collect();
-    let (parts, bytes) = gemv::side_by_side(layouts?);
+    let made = from.iter().map(|(m, rows)| Ok((m.layout(rows.len())?, m.scale)));
+    let (parts, bytes) = gemv::side_by_side(made.collect::<Result<Vec<_>>>()?);
     Ok((parts, bytes as u64))
 }

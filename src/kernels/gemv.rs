@@ -22,6 +22,8 @@ pub struct Part {
     pub layout: Layout,
     /// Where it begins in the bound range, in bytes: a multiple of 16.
     pub offset: usize,
+    /// A factor of all its products.
+    pub scale: f32,
 }
 
 impl Part {
@@ -33,14 +35,15 @@ impl Part {
     }
 }
 
-/// Matrices side by side behind their codebooks, as a dispatch binds them; and the bytes of all.
-pub fn side_by_side(layouts: impl IntoIterator<Item = Layout>) -> (Vec<Part>, usize) {
-    let layouts: Vec<Layout> = layouts.into_iter().collect();
-    let mut bytes = 4 * books(layouts.iter().map(|l| l.ty)).1;
-    let parts = layouts.into_iter().map(|layout| {
+/// Matrices, each with the factor of its products, side by side behind their codebooks, as a
+/// dispatch binds them; and the bytes of all.
+pub fn side_by_side(matrices: impl IntoIterator<Item = (Layout, f32)>) -> (Vec<Part>, usize) {
+    let matrices: Vec<(Layout, f32)> = matrices.into_iter().collect();
+    let mut bytes = 4 * books(matrices.iter().map(|m| m.0.ty)).1;
+    let parts = matrices.into_iter().map(|(layout, scale)| {
         let offset = bytes;
         bytes += layout.bytes;
-        Part { layout, offset }
+        Part { layout, offset, scale }
     });
     (parts.collect(), bytes)
 }
@@ -219,11 +222,17 @@ impl Gemv {
             .set("FOURS", 4 * sums)
             .set("TILE0", self.first_tile)
             .set("VOCAB", vocab)
+            .set_f32("SCALE0", matrix(0).scale)
+            .set_f32("SCALE1", matrix(1).scale)
+            .set_f32("SCALE2", matrix(2).scale)
+            .set("TILES0", matrix(0).layout.tiles())
+            .set("TILES01", matrix(0).layout.tiles() + matrix(1).layout.tiles())
             .set_f32("WIDTH", width as f32)
             .set_f32("EPS", epsilon)
             .flag("ARGS", self.has_args())
             .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
+            .flag("SCALED", self.parts.iter().any(|p| p.scale != 1.0))
             .flag("BEST", best)
             .flag("RAW", self.epilogue == Epilogue::Raw)
             .flag("RESIDUAL", residual)

@@ -144,7 +144,7 @@ impl Source {
     fn expand_books(&self, placed: &[(Book, usize)], text: &mut String) {
         let mut copies = String::new();
         for (book, at) in placed {
-            let (name, words) = (book.name(), book.len());
+            let (name, words) = (book.name(), book.word_count());
             let _ = writeln!(text, "var<workgroup> book_{name}: array<u32, {words}>;");
             let _ = writeln!(
                 copies,

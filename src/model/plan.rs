@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::spec::Spec;
-use super::weights::{Matrix, Vector, Weights};
+use super::weights::{Matrix, Vector, Weights, scale_of};
 use crate::{Error, Result};
 
 /// A logical operation.
@@ -131,13 +131,15 @@ impl Plan {
     /// Refuses a tensor that the plan leaves out though it must change the result: what stands in
     /// a layer, and biases and scales anywhere.
     pub(super) fn uses_all<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<()> {
-        let matrices = self.matrices().into_iter().map(|m| m.name.as_str());
-        let used: HashSet<&str> = matrices.chain(self.vectors().map(|v| v.name.as_str())).collect();
+        let matrices = || self.matrices().into_iter().map(|m| m.name.as_str());
+        let scales: HashSet<String> = matrices().filter_map(scale_of).collect();
+        let used: HashSet<&str> = matrices().chain(self.vectors().map(|v| v.name.as_str())).collect();
         let matters = |name: &str| {
-            let of_a_layer = name.starts_with("blk.") && !name.contains("rot_embd"); // an old copy of RoPE's table
-            of_a_layer || name.ends_with(".bias") || name.ends_with("scale")
+            // An old copy of RoPE's table; ranges for those who make activations four bits wide.
+            let known = name.contains("rot_embd") || name.ends_with(".input_scale");
+            !known && (name.starts_with("blk.") || name.ends_with(".bias") || name.ends_with("scale"))
         };
-        match names.find(|name| matters(name) && !used.contains(name)) {
+        match names.find(|name| matters(name) && !used.contains(name) && !scales.contains(*name)) {
             Some(name) => Err(Error::Unsupported(format!(
                 "tensor {}: not known to architecture {}, and the result would be wrong without it",
                 name.escape_debug(),

@@ -19,6 +19,9 @@ pub struct Matrix {
     pub rows: usize,
     /// Inputs: the elements of a row.
     pub cols: usize,
+    /// A factor of all its products, from a tensor `….scale` beside the weight (NVFP4 files have
+    /// them); 1 where there is none.
+    pub scale: f32,
 }
 
 impl Matrix {
@@ -67,7 +70,7 @@ impl Weights {
     /// A matrix by name, with the shape that it must have.
     ///
     /// # Errors
-    /// A missing tensor, another shape, or a type without kernels.
+    /// A missing tensor, another shape, a type without kernels, or a scale that is no number.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let (ty, dims) = self.tensor(name).ok_or_else(|| missing(name))?;
         let want = if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
@@ -77,20 +80,38 @@ impl Weights {
         if !ty.is_supported() {
             return Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet")));
         }
-        Ok(Matrix { name: name.to_owned(), ty, rows, cols })
+        let scale = match self.scale_name(name) {
+            Some(scale) => self.scale(&scale)?,
+            None => 1.0,
+        };
+        Ok(Matrix { name: name.to_owned(), ty, rows, cols, scale })
+    }
+
+    /// The name of the scale that stands beside a weight.
+    fn scale_name(&self, weight: &str) -> Option<String> {
+        let name = scale_of(weight)?;
+        self.tensor(&name).map(|_| name)
+    }
+
+    fn scale(&self, name: &str) -> Result<f32> {
+        let value = self.floats(&self.vector(name, 1)?)[0];
+        match value.is_finite() {
+            true => Ok(value),
+            false => Err(Error::Unsupported(format!("tensor {name}: a scale of {value}"))),
+        }
     }
 
     /// A vector by name, with the length that it must have.
     ///
     /// # Errors
-    /// A missing tensor, another shape, or a type that is no float.
+    /// A missing tensor, another shape, or a type that cannot be decoded.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vector> {
         let (ty, dims) = self.tensor(name).ok_or_else(|| missing(name))?;
         if dims != [len as u64] {
             return Err(shape(name, &[len as u64], &dims));
         }
-        if !ty.is_float() {
-            return Err(Error::Unsupported(format!("tensor {name}: a vector of type {ty} is not supported")));
+        if !ty.is_supported() {
+            return Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet")));
         }
         Ok(Vector { name: name.to_owned(), len })
     }
@@ -120,6 +141,12 @@ impl Weights {
         }
         out
     }
+}
+
+/// The name of the factor of a weight's products. An embedding has none: its rows are no products.
+pub(super) fn scale_of(weight: &str) -> Option<String> {
+    let stem = weight.strip_suffix(".weight").filter(|stem| *stem != "token_embd")?;
+    Some(format!("{stem}.scale"))
 }
 
 fn missing(name: &str) -> Error {

@@ -56,7 +56,7 @@ impl Book {
     }
 
     /// Words of [`Book::words`]: a multiple of 4.
-    pub const fn len(self) -> usize {
+    pub const fn word_count(self) -> usize {
         match self {
             Book::Iq4 | Book::Iq3Xxs => 256,
             Book::Iq3S => 512,
@@ -112,8 +112,8 @@ pub fn books(types: impl IntoIterator<Item = Type>) -> (Vec<(Book, usize)>, usiz
     distinct.dedup();
     let mut words = 0;
     let placed = distinct.into_iter().map(|book| {
-        words += book.len();
-        (book, words - book.len())
+        words += book.word_count();
+        (book, words - book.word_count())
     });
     (placed.collect(), words)
 }
@@ -126,8 +126,8 @@ mod tests {
     fn a_books_length_is_that_of_its_words() {
         for ty in Type::ALL {
             if let Some(book) = ty.book() {
-                assert_eq!(book.words().len(), book.len(), "{ty}");
-                assert!(book.len().is_multiple_of(4), "{ty}");
+                assert_eq!(book.words().len(), book.word_count(), "{ty}");
+                assert!(book.word_count().is_multiple_of(4), "{ty}");
             }
         }
     }

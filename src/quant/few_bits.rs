@@ -7,7 +7,7 @@ use super::{Block, f16_at};
 /// point of `byte * 3^n / 256`.
 fn trit(byte: u8, n: u32) -> i8 {
     let fraction = byte.wrapping_mul(3u8.wrapping_pow(n));
-    (u16::from(fraction) * 3 >> 8) as i8 - 1
+    ((u16::from(fraction) * 3) >> 8) as i8 - 1
 }
 
 /// 160 elements in 32 bytes, 80 in 16, 16 in 4: digit `n` of all bytes, then digit `n + 1`.

@@ -1,11 +1,13 @@
 //! The types with codebooks. Source of the layouts: gguf-py's `quants.py`.
 
-use super::codebook::{IQ2_LEVELS, IQ4_LEVELS, iq3_s as magnitudes_iq3_s, iq3_xxs as magnitudes_iq3_xxs, value};
+use super::codebook::{
+    IQ2_LEVELS, IQ4_LEVELS, iq3_s as magnitudes_iq3_s, iq3_xxs as magnitudes_iq3_xxs, value,
+};
 use super::{Block, GROUP, f16_at, points, u16_at, u32_at};
 
 /// Eight signs in seven bits: there is an even number of them.
 fn even_signs(seven: u32) -> u8 {
-    (seven & 127 | (seven & 127).count_ones() % 2 << 7) as u8
+    (seven & 127 | ((seven & 127).count_ones() % 2) << 7) as u8
 }
 
 /// Writes magnitudes as levels; bit `i` of `signs` turns the `i`-th.

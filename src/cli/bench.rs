@@ -22,8 +22,8 @@ use crate::{Error, Result};
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Random weights at a known model's shape instead of a file; FTYPE is Q4_K_M, Q4_0, Q8_0
-    /// or F16
+    /// Random weights at a known model's shape instead of a file; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M
+    /// or a type's name [default: Q4_K_M]
     #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with = "path")]
     synthetic: Option<String>,
     /// Tokens to generate in a run
@@ -279,7 +279,7 @@ fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome], limits: O
 fn embedding(model: &Model) -> u64 {
     match (model.plan.ops.first(), model.plan.ops.last()) {
         (Some(Op::Embed { table }), Some(Op::Logits { weight })) if table.name != weight.name => {
-            (table.rows * table.row_bytes()) as u64
+            table.bytes()
         }
         _ => 0,
     }

@@ -1,12 +1,11 @@
 //! `infer logits`: what the model computes, into a file that other tools read.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::common::{self, Compute, ModelArg};
 use super::progress::{Bar, Unit};
+use super::whole::WholeFile;
 use super::{interrupt, load};
 use crate::engine::DEFAULT_CONTEXT;
 use crate::{Error, Result};
@@ -84,49 +83,25 @@ pub(super) fn run(args: &Args) -> Result<()> {
     out.finish()
 }
 
-/// A file that appears under its name only when it is whole.
-struct Output<'a> {
-    /// The name, as given.
-    path: &'a Path,
-    /// Where it is written, and what becomes of it; no second step for a device or a pipe.
-    rename: Option<(PathBuf, PathBuf)>,
-    file: BufWriter<File>,
+/// The file of logits.
+struct Output {
+    file: WholeFile,
+    /// Rows that are still to come.
     rows: usize,
     vocab: usize,
 }
 
-impl<'a> Output<'a> {
-    fn create(path: &'a Path, rows: usize, vocab: usize) -> Result<Output<'a>> {
-        // A link stays one: the file that it leads to is replaced.
-        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let meta = std::fs::metadata(&target).ok();
-        if meta.as_ref().is_some_and(std::fs::Metadata::is_dir) {
-            return Err(Error::Usage(format!("--out {}: is a directory", path.display())));
-        }
-        let Some(name) = target.file_name() else {
-            return Err(Error::Usage(format!("--out {}: is no file's name", path.display())));
-        };
-        let special = meta.is_some_and(|m| !m.is_file());
-        let rename = (!special).then(|| {
-            let mut name = name.to_owned();
-            name.push(format!(".{}.tmp", std::process::id()));
-            (target.with_file_name(name), target.clone())
-        });
-        let file = File::create(rename.as_ref().map_or(&target, |(beside, _)| beside));
-        let file = BufWriter::new(file.map_err(|e| failed(path, &e))?);
-        let mut out = Output { path, rename, file, rows, vocab };
+impl Output {
+    fn create(path: &Path, rows: usize, vocab: usize) -> Result<Output> {
+        let mut file = WholeFile::create(format!("--out {}", path.display()), path)?;
         let bytes = rows * vocab * 4;
         let mut header =
             format!(r#"{{"logits":{{"dtype":"F32","shape":[{rows},{vocab}],"data_offsets":[0,{bytes}]}}}}"#);
         // The data begin at a multiple of 8.
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-        out.write(&(header.len() as u64).to_le_bytes())?;
-        out.write(header.as_bytes())?;
-        Ok(out)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| failed(self.path, &e))
+        file.write(&(header.len() as u64).to_le_bytes())?;
+        file.write(header.as_bytes())?;
+        Ok(Output { file, rows, vocab })
     }
 
     fn row(&mut self, row: &[f32]) -> Result<()> {
@@ -134,34 +109,13 @@ impl<'a> Output<'a> {
         self.rows = self.rows.checked_sub(1).filter(|_| row.len() == self.vocab).ok_or_else(|| {
             Error::Other(format!("the engine gave a row of {}, {} are right", row.len(), self.vocab))
         })?;
-        self.write(&bytes)
+        self.file.write(&bytes)
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         if self.rows > 0 {
             return Err(Error::Other(format!("the engine gave {} rows too few", self.rows)));
         }
-        let renamed = self.file.flush().and_then(|()| match self.rename.take() {
-            Some((beside, target)) => std::fs::rename(&beside, target).inspect_err(|_| remove(&beside)),
-            None => Ok(()),
-        });
-        renamed.map_err(|e| failed(self.path, &e))
+        self.file.finish()
     }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if let Some((beside, _)) = &self.rename {
-            remove(beside);
-        }
-    }
-}
-
-/// Removes what is half a file. That it cannot be removed is not worth another error.
-fn remove(path: &Path) {
-    let _ = std::fs::remove_file(path);
-}
-
-fn failed(path: &Path, e: &io::Error) -> Error {
-    Error::Other(format!("--out {}: {e}", path.display()))
 }

@@ -20,7 +20,9 @@ mod session;
 pub mod shapes;
 mod stats;
 mod stop;
+mod synth;
 mod tokenize;
+mod whole;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ enum Command {
     Bench(bench::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    Synth(synth::Args),
     Devices(devices::Args),
 }
 
@@ -88,6 +91,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Devices(args) => devices::run(&args),
     }
 }

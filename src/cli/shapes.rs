@@ -15,13 +15,24 @@ fn entries() -> impl Iterator<Item = Vec<(&'static str, Value)>> {
     })
 }
 
+/// What is made of an architecture that cannot be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// Nothing.
+    Refused,
+    /// A Llama where that is nearly right: Qwen3 without the norms of its queries and keys.
+    Near,
+    /// A Llama.
+    Any,
+}
+
 /// A model of random weights by `SHAPE[:FTYPE]`.
 ///
 /// # Errors
 /// [`Error::Usage`] for a name that is not in the table; [`Error::Unsupported`] for an
-/// architecture that cannot be made yet.
+/// architecture that cannot be made yet, or a type without kernels.
 pub fn model(name: &str) -> Result<Model> {
-    made(name, false)
+    made(name, Other::Near).and_then(Model::synthetic)
 }
 
 /// What of the shape's model [`model`] leaves out, for people.
@@ -39,15 +50,25 @@ pub(super) fn left_out(name: &str) -> Option<String> {
 /// matrices have the right sizes, which is enough to time them.
 ///
 /// # Errors
-/// [`Error::Usage`] for a name that is not in the table.
+/// [`Error::Usage`] for a name that is not in the table; [`Error::Unsupported`] for a type without
+/// kernels.
 pub fn matrices(name: &str) -> Result<Model> {
-    made(name, true)
+    made(name, Other::Any).and_then(Model::synthetic)
 }
 
-fn made(name: &str, any: bool) -> Result<Model> {
+/// The weights of a shape, of any type and exactly of its architecture.
+///
+/// # Errors
+/// As [`model`]'s, but no type is refused.
+pub fn synthetic(name: &str) -> Result<Synthetic> {
+    made(name, Other::Refused)
+}
+
+fn made(name: &str, other: Other) -> Result<Synthetic> {
     let (shape, ftype) = name.split_once(':').unwrap_or((name, "Q4_K_M"));
     let ftype = Ftype::parse(ftype).ok_or_else(|| {
-        Error::Usage(format!("--synthetic {name}: {ftype} is not known (Q4_K_M, Q4_0, Q8_0 and F16 are)"))
+        let known = Ftype::names().collect::<Vec<_>>().join(", ");
+        Error::Usage(format!("{name}: type {ftype} is not known: {known}"))
     })?;
     let named = |entry: &Vec<(&str, Value)>| entry.iter().any(|(k, v)| *k == "name" && v == shape);
     let Some(entry) = entries().find(named) else {
@@ -56,7 +77,7 @@ fn made(name: &str, any: bool) -> Result<Model> {
             .filter(|(k, _)| *k == "name")
             .filter_map(|(_, v)| Some(v.as_str()?.to_owned()))
             .collect();
-        return Err(Error::Usage(format!("--synthetic {shape} is not known: {}", names.join(", "))));
+        return Err(Error::Usage(format!("shape {shape} is not known: {}", names.join(", "))));
     };
     let get = |key: &str| entry.iter().find(|(k, _)| *k == key).map(|(_, v)| v);
     let size = |key: &str| {
@@ -68,13 +89,12 @@ fn made(name: &str, any: bool) -> Result<Model> {
     let (architecture, pairing) = match get("architecture").and_then(Value::as_str) {
         Some("llama") => ("llama", Pairing::Neighbours),
         Some("qwen2") => ("qwen2", Pairing::Halves),
-        // Without the norms of its queries and keys: the shape is what is measured.
-        Some("qwen3") => ("llama", Pairing::Halves),
-        Some(_) if any => ("llama", Pairing::Halves),
-        other => {
+        Some("qwen3") if other == Other::Near => ("llama", Pairing::Halves),
+        Some(_) if other == Other::Any => ("llama", Pairing::Halves),
+        unknown => {
             return Err(Error::Unsupported(format!(
-                "--synthetic {shape}: random weights of architecture {} are not supported yet",
-                other.unwrap_or("unknown")
+                "{shape}: random weights of architecture {} are not supported yet",
+                unknown.unwrap_or("unknown")
             )));
         }
     };
@@ -95,7 +115,7 @@ fn made(name: &str, any: bool) -> Result<Model> {
         activation: Activation::Silu,
     };
     let tied = get("tied") == Some(&Value::Bool(true));
-    Model::synthetic(Synthetic { vocab: spec.vocab, spec, tied, ftype })
+    Ok(Synthetic { vocab: spec.vocab, spec, tied, ftype, seed: 0 })
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl Lab {
             let tiles = random_tiles(matrix, &part.layout);
             let rows = (tiles * TILE).min(matrix.rows);
             let layout = matrix.layout(rows)?;
-            let packed = crate::quant::pack(&layout, &random_rows(matrix, 0..rows));
+            let packed = crate::quant::pack(&layout, &random_rows(matrix, 0..rows, 0));
             let staged = gpu.buffer("staging", layout.bytes as u64, STORAGE)?;
             gpu.queue.write_buffer(&staged, 0, &packed);
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -256,7 +256,7 @@ fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
     let mut products = |matrix: &Matrix| -> Vec<(usize, f32)> {
         let Some(layout) = Layout::new(matrix.ty, matrix.rows, cols) else { return vec![] };
         let period = random_tiles(matrix, &layout);
-        let few = random_rows(matrix, 0..(period * TILE).min(matrix.rows));
+        let few = random_rows(matrix, 0..(period * TILE).min(matrix.rows), 0);
         let whole = matrix.rows / TILE;
         let tiles = (0..CHECKED.min(whole)).chain(CHECKED.max(whole.saturating_sub(1))..whole);
         let rows = tiles.flat_map(|tile| (0..TILE).map(move |row| (tile, row)));

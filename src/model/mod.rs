@@ -1,17 +1,21 @@
 //! What a file's tensors are for: metadata → [`Spec`] → [`Plan`].
 
 pub mod arch;
+mod ftype;
 mod keys;
 mod plan;
+mod random;
 pub mod rope;
 mod spec;
 mod synthetic;
 mod weights;
 
+pub use ftype::Ftype;
 pub use plan::{Op, Plan};
+pub(crate) use random::Random;
 pub use spec::{Activation, Pairing, Rope, Scaling, Spec};
-pub use synthetic::{Ftype, Synthetic};
-pub(crate) use synthetic::{Random, random_rows};
+pub use synthetic::Synthetic;
+pub(crate) use synthetic::random_rows;
 pub use weights::{Matrix, Vector, Weights};
 
 use crate::Result;

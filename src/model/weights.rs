@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::synthetic::{Synthetic, random_rows};
+use super::synthetic::Synthetic;
 use crate::gguf::File;
 use crate::quant::{Layout, Type, dequantize};
 use crate::{Error, Result};
@@ -33,6 +33,22 @@ impl Matrix {
         Layout::new(self.ty, rows, self.cols).ok_or_else(|| {
             Error::Unsupported(format!("tensor {}: type {} is not supported", self.name, self.ty))
         })
+    }
+
+    /// The dimensions in a file, fastest first: a vector has one.
+    pub fn dims(&self) -> Vec<u64> {
+        let dims = [self.cols as u64, self.rows as u64];
+        if self.is_vector() { dims[..1].to_vec() } else { dims.to_vec() }
+    }
+
+    /// Bytes in the file.
+    pub fn bytes(&self) -> u64 {
+        (self.rows * self.row_bytes()) as u64
+    }
+
+    /// True for one row of F32, which norms and biases are.
+    pub(super) fn is_vector(&self) -> bool {
+        self.rows == 1 && self.ty == Type::F32
     }
 
     /// Bytes of a row in the file.
@@ -124,7 +140,7 @@ impl Weights {
                 let data = file.tensor(&matrix.name).map_or(&[][..], |t| file.data(t));
                 Cow::Borrowed(data.get(rows.start * size..rows.end * size).unwrap_or(&[]))
             }
-            Weights::Synthetic(_) => Cow::Owned(random_rows(matrix, rows)),
+            Weights::Synthetic(s) => Cow::Owned(s.rows(matrix, rows)),
         }
     }
 

@@ -14,6 +14,7 @@
 mod bpe;
 mod byte_level;
 mod chat;
+mod made_up;
 mod pre;
 #[cfg(test)]
 mod rules;
@@ -28,6 +29,7 @@ use crate::gguf::File;
 use crate::{Error, Result};
 use bpe::Bpe;
 pub use chat::{ChatTemplate, Message};
+pub use made_up::made_up;
 use special::{Part, Specials};
 use spm::Spm;
 pub use stream::Decoder;

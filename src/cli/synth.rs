@@ -1,0 +1,267 @@
+//! `infer synth`: a file of random weights at a known model's shape.
+//!
+//! Tensors are made piece by piece while the piece before is written: the model is never in memory.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::common::{at_least_one, count};
+use super::progress::{Bar, Unit};
+use super::whole::WholeFile;
+use super::{interrupt, output, shapes};
+use crate::gguf::writer::{Writer, padding};
+use crate::model::{Matrix, Synthetic};
+use crate::tokenizer::made_up;
+use crate::{Error, Result};
+
+/// Write a model of random weights at a known model's shape, as a GGUF file
+///
+/// Any GGUF program can load it and run it at its full speed; what it says means nothing. Its
+/// vocabulary has every byte, and made-up words. The same SHAPE, FTYPE and seed make the same file.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A shape of models.toml, such as llama-3.2-1b; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M or a type's
+    /// name, such as Q8_0 [default: Q4_K_M]
+    #[arg(value_name = "SHAPE[:FTYPE]")]
+    shape: String,
+    /// The file
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Write N files that are one model: NAME-00001-of-0000N.gguf and so on
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
+    split: Option<usize>,
+    /// Another number, other weights
+    #[arg(long, value_name = "SEED", default_value_t = 0, allow_negative_numbers = true,
+          value_parser = count::<u64>)]
+    seed: u64,
+    /// Layers, if not as many as the shape has
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least_one)]
+    layers: Option<usize>,
+    /// Replace files that are there
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Print nothing on stderr but errors
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    files: Vec<Row>,
+    shape: String,
+    types: &'static str,
+    seed: u64,
+    tensors: usize,
+    parameters: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    path: String,
+    tensors: usize,
+    bytes: u64,
+}
+
+/// Bytes that are made at a time, about.
+const PIECE: usize = 8 << 20;
+/// Bytes that are one task of a thread, about.
+const TASK: usize = 128 << 10;
+/// Layers and parts beyond this are slips of the finger.
+const MOST: usize = 9999;
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let mut model = shapes::synthetic(&args.shape)?;
+    model.seed = args.seed;
+    model.spec.layers = args.layers.unwrap_or(model.spec.layers);
+    let tensors = model.tensors();
+    let parts = args.split.unwrap_or(1);
+    for (flag, number, most) in
+        [("--layers", model.spec.layers, MOST), ("--split", parts, tensors.len().min(MOST))]
+    {
+        if number > most {
+            return Err(Error::Usage(format!("{flag} {number}: at most {most} are possible")));
+        }
+    }
+    let paths: Vec<PathBuf> = match args.split {
+        None => vec![args.out.clone()],
+        Some(_) => (0..parts).map(|part| named(&args.out, part, parts)).collect(),
+    };
+    paths.iter().try_for_each(|path| free(path, args.force))?;
+    interrupt::install()?;
+
+    let cut = cut(&tensors, parts);
+    let headers: Vec<Vec<u8>> = cut
+        .iter()
+        .enumerate()
+        .map(|(part, own)| header(args, &model, own, part, &tensors))
+        .collect::<Result<_>>()?;
+    let size = |own: &[Matrix]| own.iter().map(|t| padded(t.bytes())).sum::<u64>();
+    let sizes: Vec<u64> = cut.iter().zip(&headers).map(|(own, h)| h.len() as u64 + size(own)).collect();
+    let mut work = Work { bar: Bar::new(Unit::Written, args.quiet), done: 0, all: sizes.iter().sum() };
+    let mut files = Vec::new();
+    for ((path, header), own) in paths.iter().zip(headers).zip(&cut) {
+        let mut file = WholeFile::create(path.display().to_string(), path)?;
+        file.write(&header)?;
+        work.add(header.len())?;
+        for tensor in *own {
+            work.write(&model, tensor, &mut file)?;
+        }
+        file.close()?;
+        files.push(file);
+    }
+    work.bar.clear();
+    // All of them or none.
+    files.into_iter().try_for_each(WholeFile::finish)?;
+
+    let row = |((path, own), bytes): ((&PathBuf, &&[Matrix]), &u64)| Row {
+        path: path.display().to_string(),
+        tensors: own.len(),
+        bytes: *bytes,
+    };
+    report(
+        &Report {
+            files: paths.iter().zip(&cut).zip(&sizes).map(row).collect(),
+            shape: args.shape.split(':').next().unwrap_or_default().to_owned(),
+            types: model.ftype.name(),
+            seed: model.seed,
+            tensors: tensors.len(),
+            parameters: tensors.iter().map(|t| (t.rows * t.cols) as u64).sum(),
+            bytes: sizes.iter().sum(),
+        },
+        args.json,
+    )
+}
+
+fn report(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return output::json(report);
+    }
+    let line = |file: &Row| {
+        let path = output::escape(&file.path);
+        format!("{path}: {} tensors, {}\n", file.tensors, output::bytes(file.bytes))
+    };
+    output::print(&report.files.iter().map(line).collect::<String>())
+}
+
+/// A part's name, as gguf-split gives it.
+fn named(out: &Path, part: usize, parts: usize) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    if out.extension().is_some_and(|e| e == "gguf") {
+        name = out.file_stem().unwrap_or_default().to_owned();
+    }
+    name.push(format!("-{:05}-of-{parts:05}.gguf", part + 1));
+    out.with_file_name(name)
+}
+
+/// Refuses what is no file, and a file that is there already.
+fn free(path: &Path, force: bool) -> Result<()> {
+    let place = path.display();
+    if path == Path::new("-") {
+        return Err(Error::Usage("OUT: a model is written to a file, not to stdout".to_owned()));
+    }
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => Err(Error::Usage(format!("{place}: is no regular file"))),
+        Ok(_) if !force => Err(Error::Usage(format!("{place}: is there already, and --force replaces it"))),
+        _ => Ok(()),
+    }
+}
+
+/// Cuts the tensors into parts of about the same bytes, none of them empty.
+fn cut(tensors: &[Matrix], parts: usize) -> Vec<&[Matrix]> {
+    let all: u64 = tensors.iter().map(|t| padded(t.bytes())).sum();
+    let (mut rest, mut done, mut cut) = (tensors, 0, Vec::new());
+    for part in 1..=parts {
+        let end = u128::from(all) * part as u128 / parts as u128;
+        let most = rest.len().saturating_sub(parts - part);
+        let mut own = 0;
+        while own < most {
+            let bytes = padded(rest[own].bytes());
+            // A tensor that lies across the end belongs to the part that has more of it.
+            if part < parts && own > 0 && u128::from(done + bytes / 2) > end {
+                break;
+            }
+            done += bytes;
+            own += 1;
+        }
+        let (head, tail) = rest.split_at(own);
+        cut.push(head);
+        rest = tail;
+    }
+    cut
+}
+
+/// Everything in front of a part's data: the first one has all keys.
+fn header(args: &Args, model: &Synthetic, own: &[Matrix], part: usize, all: &[Matrix]) -> Result<Vec<u8>> {
+    let mut writer = Writer::new();
+    if part == 0 {
+        let shape = args.shape.split(':').next().unwrap_or_default();
+        model.describe(&format!("{shape}, random weights, seed {}", model.seed), &mut writer);
+        made_up(model.vocab, &mut writer)?;
+    }
+    if let Some(parts) = args.split {
+        // Both fit: see `MOST`.
+        writer.u16("split.no", part as u16).u16("split.count", parts as u16);
+        writer.i32("split.tensors.count", all.len() as i32);
+    }
+    for tensor in own {
+        writer.announce(&tensor.name, tensor.ty, &tensor.dims());
+    }
+    Ok(writer.header())
+}
+
+/// With what stands behind it in a file.
+fn padded(bytes: u64) -> u64 {
+    bytes + padding(bytes).len() as u64
+}
+
+/// What has been written.
+struct Work {
+    bar: Bar,
+    done: u64,
+    all: u64,
+}
+
+impl Work {
+    /// Makes a tensor and writes it.
+    fn write(&mut self, model: &Synthetic, tensor: &Matrix, file: &mut WholeFile) -> Result<()> {
+        let row = tensor.row_bytes();
+        let (piece, task) = ((PIECE / row).max(1), (TASK / row).max(1));
+        let make = |first: usize, out: &mut Vec<u8>| {
+            out.resize(piece.min(tensor.rows - first) * row, 0);
+            out.par_chunks_mut(task * row)
+                .enumerate()
+                .for_each(|(i, out)| model.fill(tensor, first + i * task, out));
+        };
+        let (mut full, mut next) = (Vec::new(), Vec::new());
+        make(0, &mut full);
+        for first in (0..tensor.rows).step_by(piece) {
+            let more = first + piece;
+            let make_next = || {
+                if more < tensor.rows {
+                    make(more, &mut next);
+                }
+            };
+            let (written, ()) = rayon::join(|| file.write(&full), make_next);
+            written?;
+            self.add(full.len())?;
+            std::mem::swap(&mut full, &mut next);
+        }
+        let behind = padding(tensor.bytes());
+        file.write(behind)?;
+        self.add(behind.len())
+    }
+
+    /// So many more bytes are written; ends the work after Ctrl-C.
+    fn add(&mut self, bytes: usize) -> Result<()> {
+        self.done += bytes as u64;
+        self.bar.set(self.done as usize, self.all as usize);
+        if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}

@@ -118,3 +118,20 @@ impl Writer {
         out
     }
 }
+
+/// The types of the keys by which parts of a split model know each other.
+impl Writer {
+    /// Adds a u16.
+    pub fn u16(&mut self, key: &str, value: u16) -> &mut Self {
+        self.key(key, 2);
+        self.metadata.extend(value.to_le_bytes());
+        self
+    }
+
+    /// Adds an i32.
+    pub fn i32(&mut self, key: &str, value: i32) -> &mut Self {
+        self.key(key, 5);
+        self.metadata.extend(value.to_le_bytes());
+        self
+    }
+}

@@ -195,22 +195,6 @@ fn threads_have_a_bound() {
     assert!(line.contains("100000") && line.contains(&format!(" {cores} core")), "{line}");
 }
 
-#[test]
-fn a_part_of_a_split_model_is_refused_as_that() {
-    let infer = Infer::new();
-    let part = |count| Writer::new().str("general.architecture", "llama").u32("split.count", count).finish();
-    infer.write("part.gguf", &part(3)).write("whole.gguf", &part(1));
-    for arguments in [&["run", "--prompt", "x"][..], &["logits", "--ids", "1", "--out", "x"], &["bench"]] {
-        let run = infer.run(&[arguments, &["part.gguf"]].concat());
-        let line = run.fails(4);
-        assert!(line.contains("part.gguf: split.count is 3") && line.contains("not supported yet"), "{line}");
-        assert!(!infer.run(&[arguments, &["whole.gguf"]].concat()).fails(4).contains("split"));
-    }
-    let report = infer.run(&["inspect", "part.gguf", "--json"]).json();
-    assert_eq!(report["supported"], false);
-    assert!(report["problems"][0].as_str().unwrap().starts_with("split.count is 3"), "{report}");
-}
-
 /// Ids of a file without rules may be wrong: that is said, and does not stand in the way.
 #[test]
 fn a_missing_pre_tokenizer_is_noted() {

@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_embedded_model_is_sound_and_aligned() {
         let file = open(Path::new(DEMO)).unwrap();
-        assert_eq!(file.bytes().as_ptr().align_offset(64), 0);
+        assert_eq!(file.parts()[0].bytes().as_ptr().align_offset(64), 0);
         assert!(crate::model::Model::from_file(file).is_ok());
     }
 }

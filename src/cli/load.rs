@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::common::ModelArg;
 use super::progress::{Bar, Unit};
@@ -19,21 +18,17 @@ use crate::{Error, Result};
 /// What is wrong with the file, which is named.
 pub(super) fn model(arg: &ModelArg) -> Result<Arc<Model>> {
     let file = arg.open()?;
-    whole(&file).and_then(|()| Model::from_file(file)).map(Arc::new).map_err(|e| e.context(arg.name()))
+    made(&file, &arg.name(), Model::from_file(file.clone())).map(Arc::new)
 }
 
-/// Refuses a file that holds a part of a model.
+/// What has been made of a file, if that is still what was opened.
 ///
 /// # Errors
-/// [`Error::Unsupported`] with the number of parts.
-pub(super) fn whole(file: &File) -> Result<()> {
-    let key = "split.count";
-    match file.get(key).and_then(|parts| parts.as_u64()) {
-        Some(parts @ 2..) => Err(Error::Unsupported(format!(
-            "{key} is {parts}: the file is a part of a split model, which is not supported yet"
-        ))),
-        _ => Ok(()),
-    }
+/// That the file has changed, which may be why nothing could be made of it; what is wrong with it
+/// otherwise. The file is named.
+pub(super) fn made<T>(file: &File, name: &str, made: Result<T>) -> Result<T> {
+    file.intact()?;
+    made.map_err(|e| e.context(name))
 }
 
 /// The file of a model that has one.
@@ -58,47 +53,24 @@ pub(super) fn vocabulary(tokenizer: &Tokenizer, model: &Model) -> Result<()> {
     )))
 }
 
-/// Opens the engine while `beside` runs on another thread: that is for what the file alone
-/// decides, and its error comes first.
-///
-/// # Errors
-/// Those of `beside`, then the engine's, and [`Error::Interrupted`].
-pub(super) fn open_beside<T: Send>(
-    model: &Arc<Model>,
-    options: &Options,
-    quiet: bool,
-    beside: impl FnOnce() -> Result<T> + Send,
-) -> Result<(Box<dyn Engine>, T)> {
-    let failed = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| beside().inspect_err(|_| failed.store(true, Ordering::Relaxed)));
-        let mut bar = Bar::new(Unit::Bytes, quiet);
-        let mut progress = |done, all| {
-            bar.set(done, all);
-            if interrupt::requested() || failed.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        };
-        let engine = engine::open(Arc::clone(model), options, &mut progress);
-        drop(bar);
-        let value = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let engine = engine?;
-        if interrupt::requested() {
-            return Err(Error::Interrupted);
-        }
-        announce(engine.info(), quiet);
-        Ok((engine, value))
-    })
-}
-
-/// Opens the engine.
+/// Opens the engine. What the file alone decides has been decided: to refuse that comes first.
 ///
 /// # Errors
 /// The engine's, and [`Error::Interrupted`].
 pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result<Box<dyn Engine>> {
-    open_beside(model, options, quiet, || Ok(())).map(|(engine, ())| engine)
+    let mut bar = Bar::new(Unit::Bytes, quiet);
+    let mut progress = |done, all| {
+        bar.set(done, all);
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let engine = engine::open(Arc::clone(model), options, &mut progress);
+    drop(bar);
+    let engine = engine?;
+    if interrupt::requested() {
+        return Err(Error::Interrupted);
+    }
+    announce(engine.info(), quiet);
+    Ok(engine)
 }
 
 /// The first line on stderr, and what the user should know besides.

@@ -157,20 +157,15 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let name = args.model.name();
     let options = args.compute.options();
     let system = args.system.as_deref();
+    let prompter = load::made(load::file(&model)?, &name, prompter(&model, args.raw, system))?;
     let Some(prompt) = prompt else {
-        let (engine, prompter) = load::open_beside(&model, &options, args.quiet, || {
-            prompter(&model, args.raw, system).map_err(|e| e.context(&name))
-        })?;
+        let engine = load::open(&model, &options, args.quiet)?;
         say_once(&args, &prompter, &settings, drawn);
         return chat::chat(Session { engine, history: History::default(), settings }, &prompter, system);
     };
-
-    let (engine, (prompter, ids)) = load::open_beside(&model, &options, args.quiet, || {
-        let prompter = prompter(&model, args.raw, system).map_err(|e| e.context(&name))?;
-        let ids = ids(&prompter, system, prompt).map_err(|e| e.context(&name))?;
-        check_length(&model, &options, ids.len())?;
-        Ok((prompter, ids))
-    })?;
+    let ids = ids(&prompter, system, prompt).map_err(|e| e.context(&name))?;
+    check_length(&model, &options, ids.len())?;
+    let engine = load::open(&model, &options, args.quiet)?;
     let loaded = start.elapsed();
     say_once(&args, &prompter, &settings, drawn);
     let mut session = Session { engine, history: History::default(), settings };

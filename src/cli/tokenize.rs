@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::common::{self, ModelArg};
-use super::output;
+use super::{load, output};
 use crate::tokenizer::{Special, Tokenizer};
 use crate::{Error, Result};
 
@@ -46,7 +46,8 @@ struct Report<'a> {
 pub(super) fn run(args: Args) -> Result<()> {
     let given = args.decode.as_deref().map(|ids| common::ids("--decode", ids)).transpose()?;
     let name = args.model.name();
-    let tokenizer = Tokenizer::from_file(&args.model.open()?).map_err(|e| e.context(&name))?;
+    let file = args.model.open()?;
+    let tokenizer = load::made(&file, &name, Tokenizer::from_file(&file))?;
     let (ids, text) = match given {
         Some(ids) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.len()) {

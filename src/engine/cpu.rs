@@ -281,7 +281,9 @@ impl CpuEngine {
                 (false, true) => Wanted::Last,
                 (false, false) => Wanted::None,
             };
-            for logits in self.forward(position + done, batch, wanted)? {
+            let rows = self.forward(position + done, batch, wanted)?;
+            self.model.weights.intact()?;
+            for logits in rows {
                 row(logits)?;
             }
             self.ids.extend(batch);
@@ -330,6 +332,7 @@ impl Engine for CpuEngine {
         if run.step > 0 {
             let newest = self.ids.len() - 1;
             let logits = self.forward(newest, &[self.ids[newest]], Wanted::Last)?;
+            self.model.weights.intact()?;
             run.logits = logits.into_iter().next().unwrap_or_default();
             self.counters.steps += 1;
         }

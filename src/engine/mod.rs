@@ -239,7 +239,7 @@ pub trait Engine {
 ///
 /// # Errors
 /// [`Error::Device`] without a fitting device or memory; [`Error::Request`] for a context beyond
-/// the model's.
+/// the model's; [`Error::File`] for a file that has changed meanwhile.
 pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Result<Box<dyn Engine>> {
     if let Some(context) = options.context {
         let own = model.plan.spec.context;
@@ -249,15 +249,21 @@ pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Res
             )));
         }
     }
-    let cpu =
-        |notes| cpu::CpuEngine::open(model.clone(), options, notes).map(|e| Box::new(e) as Box<dyn Engine>);
-    if options.device == DeviceChoice::Cpu {
-        return cpu(vec![]);
-    }
-    match device::choose(&options.device)? {
-        Some(adapter) => Ok(Box::new(gpu::GpuEngine::open(model, adapter, options, progress)?)),
-        None => cpu(vec!["no GPU found: using the CPU (see `infer devices`)".to_owned()]),
-    }
+    let adapter = match options.device {
+        DeviceChoice::Cpu => None,
+        _ => device::choose(&options.device)?,
+    };
+    let engine: Box<dyn Engine> = match adapter {
+        Some(adapter) => Box::new(gpu::GpuEngine::open(model.clone(), adapter, options, progress)?),
+        None => {
+            let missed = options.device != DeviceChoice::Cpu;
+            let note = missed.then(|| "no GPU found: using the CPU (see `infer devices`)".to_owned());
+            Box::new(cpu::CpuEngine::open(model.clone(), options, note.into_iter().collect())?)
+        }
+    };
+    // The weights that have been read may be those of another file by now.
+    model.weights.intact()?;
+    Ok(engine)
 }
 
 /// The context that is used when none is asked for.

@@ -150,10 +150,10 @@ impl Store {
         let Weights::File(file) = weights else { return self.make_up(gpu, weights, progress) };
         let mut jobs: Vec<(&Slice, usize)> =
             self.stages.iter().flatten().flat_map(|s| (0..s.parts.len()).map(move |p| (s, p))).collect();
-        // In the file's order, so that it is read as it lies on the disk.
+        // In the files' order, so that they are read as they lie on the disk.
         jobs.sort_by_key(|(slice, p)| {
             let (matrix, rows) = &slice.from[*p];
-            (file.tensor(&matrix.name).map_or(0, |t| t.offset), rows.start)
+            (file.tensor(&matrix.name).map(|t| (t.part, t.offset)), rows.start)
         });
         let total: usize = jobs.iter().map(|(s, p)| s.from[*p].0.row_bytes() * s.from[*p].1.len()).sum();
         let piece = jobs.iter().map(|(s, p)| TILE * s.from[*p].0.row_bytes()).max().unwrap_or(0).max(PIECE);

@@ -4,9 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
-
 use super::Error;
+use super::map::Map;
 
 /// The bytes of a GGUF file: mapped, embedded or held in memory. Cloning is cheap.
 #[derive(Clone)]
@@ -14,7 +13,7 @@ pub enum Bytes {
     /// Part of the binary.
     Static(&'static [u8]),
     /// A memory-mapped file.
-    Mapped(Arc<Mmap>),
+    Mapped(Arc<Map>),
     /// In memory.
     Owned(Arc<[u8]>),
 }
@@ -25,24 +24,16 @@ impl Bytes {
     /// # Errors
     /// The operating system's, when the file cannot be opened or mapped, or is no regular file.
     pub fn map(path: &Path) -> std::io::Result<Bytes> {
-        // Asked before opening: to open a named pipe would wait for somebody who writes to it.
-        let meta = std::fs::metadata(path)?;
-        if meta.is_dir() {
-            return Err(std::io::Error::new(std::io::ErrorKind::IsADirectory, "is a directory"));
+        let map = Map::new(path)?;
+        Ok(map.map_or(Bytes::Static(&[]), |map| Bytes::Mapped(Arc::new(map))))
+    }
+
+    /// True unless the file behind the bytes has changed since it was mapped.
+    pub fn intact(&self) -> bool {
+        match self {
+            Bytes::Mapped(map) => map.intact(),
+            Bytes::Static(_) | Bytes::Owned(_) => true,
         }
-        if !meta.is_file() {
-            return Err(std::io::Error::other("is no regular file, and a model is mapped, not read"));
-        }
-        let file = std::fs::File::open(path)?;
-        // An empty map is an error on some systems.
-        if file.metadata()?.len() == 0 {
-            return Ok(Bytes::Static(&[]));
-        }
-        // SAFETY: the map is read-only and every access goes through a checked slice. Another
-        // process that shrinks the file while it is mapped can still raise a signal; no
-        // portable interface rules that out.
-        let map = unsafe { Mmap::map(&file)? };
-        Ok(Bytes::Mapped(Arc::new(map)))
     }
 }
 

@@ -64,4 +64,25 @@ pub enum Error {
     Range { name: String, offset: u64, bytes: u64, file: u64 },
     #[error("tensors {a} and {b} overlap")]
     Overlap { a: String, b: String },
+    #[error("{key} must be an integer that is not negative, not this {ty}")]
+    SplitType { key: &'static str, ty: ValueType },
+    #[error("split.count is {count}: a model has at most {most} parts")]
+    Parts { count: u64, most: u64 },
+    #[error("split.count is {count}, and split.no, which says which of the parts this is, is missing")]
+    NoPartNumber { count: u64 },
+    #[error("split.no is {index}, of {count} parts that are counted from 0")]
+    PartNumber { index: u64, count: u64 },
+    #[error(
+        "is part {no} of {count} of a split model, and is not named so: name it {name}, and put {other} and all \
+         other parts beside it"
+    )]
+    PartName { no: u64, count: u64, name: String, other: String },
+    #[error("{key} is {found} and should be {right}: this is another model's part, or is named wrongly")]
+    PartKey { key: &'static str, found: u64, right: u64 },
+    #[error("split.tensors.count is {stated}, and the parts have {found} tensors")]
+    PartTensors { stated: u64, found: u64 },
+    #[error("tensor {name}: stands in {other} as well")]
+    PartTensor { name: String, other: String },
+    #[error("is one of {0} parts of a split model, which is opened by a part's path, all parts being there")]
+    Part(u64),
 }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Error;
 use super::bytes::Bytes;
+use super::split::Split;
 use super::value::{Array, Value, ValueType};
-use super::walk::walk;
+use super::walk::{Header, shown, walk};
 use crate::quant::Type;
 
 /// A metadata pair, as ranges of the file.
@@ -35,6 +37,12 @@ impl Stored {
     }
 }
 
+/// The value of a key.
+pub(super) fn find<'a>(entries: &[Entry], bytes: &'a [u8], key: &str) -> Option<Value<'a>> {
+    let entry = entries.iter().find(|e| &bytes[e.key.clone()] == key.as_bytes())?;
+    Some(entry.value.view(bytes))
+}
+
 /// A tensor of the table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -46,7 +54,9 @@ pub struct Tensor {
     pub shape: [u64; 4],
     /// How many of them the file states.
     pub n_dims: usize,
-    /// The first byte, from the beginning of the file.
+    /// Which of the model's files it lies in.
+    pub part: usize,
+    /// The first byte, from the beginning of that file.
     pub offset: u64,
     /// The length in bytes.
     pub bytes: u64,
@@ -65,57 +75,23 @@ impl Tensor {
     }
 }
 
-/// A GGUF file: its bytes and a checked index into them. See the module's documentation.
-pub struct File {
+/// A file of a model. Most models have one.
+pub struct Part {
+    name: String,
     bytes: Bytes,
-    version: u32,
     alignment: u32,
     data_start: u64,
-    entries: Vec<Entry>,
-    tensors: Vec<Tensor>,
-    by_name: HashMap<String, usize>,
 }
 
-impl File {
-    /// Opens a file by mapping it.
-    ///
-    /// # Errors
-    /// An I/O error, or the container's first fault.
-    pub fn open(path: &Path) -> Result<File, crate::Error> {
-        let shown = path.display();
-        let bytes = Bytes::map(path).map_err(|e| {
-            let why = match e.kind() {
-                std::io::ErrorKind::NotFound => "no such file".to_owned(),
-                std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-                _ => e.to_string(),
-            };
-            crate::Error::File(format!("{shown}: {why}"))
-        })?;
-        File::parse(bytes).map_err(|e| crate::Error::File(format!("{shown}: {e}")))
+impl Part {
+    /// The path as it was given; nothing for bytes in memory.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Walks bytes from any source.
-    ///
-    /// # Errors
-    /// The container's first fault.
-    pub fn parse(bytes: impl Into<Bytes>) -> Result<File, Error> {
-        let bytes = bytes.into();
-        let header = walk(&bytes)?;
-        let by_name = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(File {
-            bytes,
-            version: header.version,
-            alignment: header.alignment,
-            data_start: header.data_start,
-            entries: header.entries,
-            tensors: header.tensors,
-            by_name,
-        })
-    }
-
-    /// The format's version: 2 or 3.
-    pub fn version(&self) -> u32 {
-        self.version
+    /// The bytes of the whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     /// The alignment of tensors in bytes.
@@ -127,34 +103,203 @@ impl File {
     pub fn data_start(&self) -> u64 {
         self.data_start
     }
+}
 
-    /// The file's size in bytes.
+/// A GGUF file, or all files of a model that is split: the bytes and a checked index into them.
+/// Cloning is cheap. See the module's documentation.
+#[derive(Clone)]
+pub struct File(Arc<Index>);
+
+struct Index {
+    version: u32,
+    /// At least one.
+    parts: Vec<Part>,
+    /// Of the first part.
+    entries: Vec<Entry>,
+    tensors: Vec<Tensor>,
+    by_name: HashMap<String, usize>,
+}
+
+/// A file on the way to becoming a part.
+struct Walked {
+    bytes: Bytes,
+    header: Header,
+    split: Option<Split>,
+}
+
+impl Walked {
+    fn new(bytes: Bytes) -> Result<Walked, Error> {
+        let header = walk(&bytes)?;
+        let split = Split::read(&bytes, &header)?;
+        Ok(Walked { bytes, header, split })
+    }
+
+    fn open(path: &Path) -> Result<Walked, crate::Error> {
+        let bytes = Bytes::map(path).map_err(|e| {
+            let why = match e.kind() {
+                std::io::ErrorKind::NotFound => "no such file".to_owned(),
+                std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+                _ => e.to_string(),
+            };
+            crate::Error::File(why)
+        })?;
+        let walked = Walked::new(bytes.clone());
+        // What is wrong with a file that changes is no fault of the file.
+        if !bytes.intact() {
+            return Err(changed());
+        }
+        walked.map_err(|e| crate::Error::File(e.to_string()))
+    }
+}
+
+fn changed() -> crate::Error {
+    crate::Error::File("changed while it was read: start again".to_owned())
+}
+
+impl File {
+    /// Opens a file by mapping it, and with one part of a split model all of them.
+    ///
+    /// # Errors
+    /// An I/O error, or the container's first fault, with the file's path.
+    pub fn open(path: &Path) -> Result<File, crate::Error> {
+        let first = Walked::open(path).map_err(|e| e.context(path.display()))?;
+        let Some(split) = first.split else { return Ok(File::single(path.display().to_string(), first)) };
+        let fault = |path: &Path, e: Error| crate::Error::File(format!("{}: {e}", path.display()));
+        let (own, paths) = split.paths(path).map_err(|e| fault(path, e))?;
+        let mut given = Some(first);
+        let mut parts = Vec::new();
+        for (i, path) in paths.iter().enumerate() {
+            let walked = match given.take_if(|_| i == own) {
+                Some(walked) => walked,
+                None => Walked::open(path).map_err(|e| {
+                    let part = i.saturating_add(1);
+                    e.context(format!("{} (part {part} of {})", path.display(), split.count))
+                })?,
+            };
+            split.check(i, walked.split).map_err(|e| fault(path, e))?;
+            parts.push((path.display().to_string(), walked));
+        }
+        File::join(parts).map_err(|(name, e)| crate::Error::File(format!("{name}: {e}")))
+    }
+
+    /// Walks bytes from any source.
+    ///
+    /// # Errors
+    /// The container's first fault; bytes that are a part of a split model.
+    pub fn parse(bytes: impl Into<Bytes>) -> Result<File, Error> {
+        let walked = Walked::new(bytes.into())?;
+        match walked.split {
+            Some(split) => Err(Error::Part(split.count)),
+            None => Ok(File::single(String::new(), walked)),
+        }
+    }
+
+    fn single(name: String, walked: Walked) -> File {
+        let Walked { bytes, header, .. } = walked;
+        let by_name = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        let part = Part { name, bytes, alignment: header.alignment, data_start: header.data_start };
+        File(Arc::new(Index {
+            version: header.version,
+            parts: vec![part],
+            entries: header.entries,
+            tensors: header.tensors,
+            by_name,
+        }))
+    }
+
+    /// A model of several files, which say that they are its parts. The error names one.
+    fn join(files: Vec<(String, Walked)>) -> Result<File, (String, Error)> {
+        let found = files.iter().fold(0, |n: u64, (_, f)| n.saturating_add(f.header.tensors.len() as u64));
+        let mut index =
+            Index { version: 0, parts: vec![], entries: vec![], tensors: vec![], by_name: HashMap::new() };
+        for (part, (name, Walked { bytes, header, split })) in files.into_iter().enumerate() {
+            if let Some(stated) = split.and_then(|s| s.tensors)
+                && stated != found
+            {
+                return Err((name, Error::PartTensors { stated, found }));
+            }
+            if part == 0 {
+                index.version = header.version;
+                index.entries = header.entries;
+            }
+            for mut tensor in header.tensors {
+                tensor.part = part;
+                if let Some(at) = index.by_name.insert(tensor.name.clone(), index.tensors.len()) {
+                    let other = index.tensors.get(at).and_then(|t| index.parts.get(t.part));
+                    let other = other.map_or_else(|| name.clone(), |p| p.name.clone());
+                    return Err((name, Error::PartTensor { name: shown(tensor.name.as_bytes()), other }));
+                }
+                index.tensors.push(tensor);
+            }
+            let (alignment, data_start) = (header.alignment, header.data_start);
+            index.parts.push(Part { name, bytes, alignment, data_start });
+        }
+        Ok(File(Arc::new(index)))
+    }
+
+    /// Says whether the files are still those that were opened. What has been read before is right
+    /// where they are; where they are not, it may be anything.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] with the file that has changed.
+    pub fn intact(&self) -> Result<(), crate::Error> {
+        match self.parts().iter().find(|part| !part.bytes.intact()) {
+            Some(part) => Err(changed().context(&part.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// The files, at least one.
+    pub fn parts(&self) -> &[Part] {
+        &self.0.parts
+    }
+
+    fn first(&self) -> &Part {
+        &self.0.parts[0]
+    }
+
+    /// The format's version: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.0.version
+    }
+
+    /// The alignment of tensors in bytes: the first file's.
+    pub fn alignment(&self) -> u32 {
+        self.first().alignment
+    }
+
+    /// The first byte of the first file's data section.
+    pub fn data_start(&self) -> u64 {
+        self.first().data_start
+    }
+
+    /// The size of all files in bytes.
     pub fn size(&self) -> u64 {
-        self.bytes.len() as u64
+        self.parts().iter().fold(0, |n, part| n.saturating_add(part.bytes.len() as u64))
     }
 
     /// All metadata in file order. Keys are UTF-8: the walk refuses others.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
-        self.entries.iter().map(|e| {
-            let key = std::str::from_utf8(&self.bytes[e.key.clone()]).unwrap_or_default();
-            (key, e.value.view(&self.bytes))
+        let bytes = &self.first().bytes;
+        self.0.entries.iter().map(|e| {
+            let key = std::str::from_utf8(&bytes[e.key.clone()]).unwrap_or_default();
+            (key, e.value.view(bytes))
         })
     }
 
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        let entry = self.entries.iter().find(|e| &self.bytes[e.key.clone()] == key.as_bytes())?;
-        Some(entry.value.view(&self.bytes))
+        find(&self.0.entries, &self.first().bytes, key)
     }
 
-    /// All tensors in the table's order.
+    /// All tensors in the tables' order.
     pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
+        &self.0.tensors
     }
 
     /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.by_name.get(name).map(|i| &self.tensors[*i])
+        self.0.by_name.get(name).map(|i| &self.0.tensors[*i])
     }
 
     /// A tensor's bytes.
@@ -162,21 +307,17 @@ impl File {
         let start = usize::try_from(tensor.offset).unwrap_or(usize::MAX);
         let end = usize::try_from(tensor.offset.saturating_add(tensor.bytes)).unwrap_or(usize::MAX);
         // A tensor of another file could lie outside of this one: then there is no data.
-        self.bytes.get(start..end).unwrap_or(&[])
-    }
-
-    /// The bytes of the whole file.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        self.parts().get(tensor.part).and_then(|part| part.bytes.get(start..end)).unwrap_or(&[])
     }
 }
 
 impl std::fmt::Debug for File {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("File")
-            .field("version", &self.version)
+            .field("version", &self.version())
+            .field("parts", &self.parts().len())
             .field("size", &self.size())
-            .field("tensors", &self.tensors.len())
+            .field("tensors", &self.tensors().len())
             .finish_non_exhaustive()
     }
 }

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::bytes::Cursor;
-use super::file::{Entry, Stored, Tensor};
-use super::{Error, ValueType};
+use super::file::{Entry, Stored, Tensor, find};
+use super::{Error, Value, ValueType};
 use crate::quant::{Type, retired};
 
 /// Arrays of arrays are legal; nobody nests them deeper than this.
@@ -25,7 +25,7 @@ pub(super) struct Header {
 }
 
 /// Bytes as text that is safe to print and not too long.
-fn shown(bytes: &[u8]) -> String {
+pub(super) fn shown(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(64).collect();
     text.escape_debug().to_string()
 }
@@ -160,13 +160,11 @@ fn array_body(
 }
 
 fn alignment(bytes: &[u8], entries: &[Entry]) -> Result<u32, Error> {
-    let Some(entry) = entries.iter().find(|e| &bytes[e.key.clone()] == b"general.alignment") else {
-        return Ok(DEFAULT_ALIGNMENT);
-    };
-    match entry.value.view(bytes) {
-        super::Value::U32(a) if a >= 8 && a.is_power_of_two() => Ok(a),
-        super::Value::U32(a) => Err(Error::Alignment(a)),
-        other => Err(Error::AlignmentType(other.ty())),
+    match find(entries, bytes, "general.alignment") {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(Value::U32(a)) if a >= 8 && a.is_power_of_two() => Ok(a),
+        Some(Value::U32(a)) => Err(Error::Alignment(a)),
+        Some(other) => Err(Error::AlignmentType(other.ty())),
     }
 }
 
@@ -214,7 +212,8 @@ fn infos(bytes: &[u8], at: &mut Cursor<'_>, count: u64) -> Result<Vec<Info>, Err
             Size::Overflow => Error::Overflow(printed()),
             Size::Row => Error::Row { name: printed(), row: shape[0], ty, block: ty.block_elements() },
         })?;
-        let tensor = Tensor { name: name.to_owned(), ty, shape, n_dims: n_dims as usize, offset: 0, bytes };
+        let n_dims = n_dims as usize;
+        let tensor = Tensor { name: name.to_owned(), ty, shape, n_dims, part: 0, offset: 0, bytes };
         infos.push(Info { tensor, relative });
     }
     Ok(infos)

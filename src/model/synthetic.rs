@@ -82,7 +82,7 @@ impl Synthetic {
             .filter_map(|name| {
                 let (ty, dims) = self.tensor(&name)?;
                 let size = |i: usize| dims.get(i).map_or(1, |d| *d as usize);
-                Some(Matrix { ty, rows: size(1), cols: size(0), name })
+                Some(Matrix { ty, rows: size(1), cols: size(0), scale: 1.0, name })
             })
             .collect()
     }

@@ -144,6 +144,17 @@ impl Weights {
         }
     }
 
+    /// Says whether what has been read so far is what the file held when it was opened.
+    ///
+    /// # Errors
+    /// [`Error::File`] for one that has changed.
+    pub fn intact(&self) -> Result<()> {
+        match self {
+            Weights::File(file) => file.intact(),
+            Weights::Synthetic(_) => Ok(()),
+        }
+    }
+
     /// A vector's elements.
     pub fn floats(&self, vector: &Vector) -> Vec<f32> {
         let mut out = vec![0.0; vector.len];

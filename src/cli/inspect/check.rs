@@ -6,10 +6,11 @@ use sha2::{Digest, Sha256};
 use crate::gguf::{File, Tensor};
 use crate::quant::Type;
 
-/// The SHA-256 of the whole file, and a line per tensor with numbers that are not finite.
-pub(super) fn check(file: &File) -> (String, Vec<String>) {
+/// The SHA-256 of each file, and a line per tensor with numbers that are not finite.
+pub(super) fn check(file: &File) -> (Vec<String>, Vec<String>) {
+    let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
     rayon::join(
-        || Sha256::digest(&file.bytes()[..]).iter().map(|b| format!("{b:02x}")).collect(),
+        || file.parts().par_iter().map(|part| hash(part.bytes())).collect(),
         || file.tensors().par_iter().filter_map(|t| problem(file, t)).collect(),
     )
 }

@@ -21,14 +21,32 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
     );
     let _ = writeln!(
         out,
-        "{} parameters, {:.2} bits per weight, {} tensors aligned to {} bytes",
+        "{} parameters, {:.2} bits per weight, {} tensors aligned to {} bytes, data from byte {}",
         report.parameters,
         report.bits_per_weight,
         report.tensors.len(),
-        file.alignment()
+        report.alignment,
+        report.data_start
     );
     if let Some(hash) = &report.sha256 {
         let _ = writeln!(out, "SHA-256 {hash}");
+    }
+
+    if !report.files.is_empty() {
+        let _ = writeln!(out, "\nfiles");
+    }
+    for (i, part) in report.files.iter().enumerate() {
+        let _ = write!(
+            out,
+            "  {i:4}  {}  {}, {} tensors aligned to {} bytes, data from byte {}",
+            output::escape(&part.name),
+            output::bytes(part.bytes),
+            part.tensors,
+            part.alignment,
+            part.data_start
+        );
+        let hash = part.sha256.as_ref().map(|hash| format!(", SHA-256 {hash}")).unwrap_or_default();
+        let _ = writeln!(out, "{hash}");
     }
 
     let _ = writeln!(out, "\nmetadata");
@@ -50,11 +68,12 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
             let shape = t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
             let _ = writeln!(
                 out,
-                "  {:width$}  {:8} {shape:20}  {} bytes at {}",
+                "  {:width$}  {:8} {shape:20}  {} bytes at {}{}",
                 output::escape(&t.name),
                 t.r#type,
                 t.bytes,
-                t.offset
+                t.offset,
+                t.part.map(|part| format!(" of file {part}")).unwrap_or_default()
             );
         }
     }

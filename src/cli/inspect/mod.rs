@@ -12,7 +12,7 @@ use super::common::{ModelArg, at_least_one};
 use super::prompt::Prompter;
 use super::{load, output};
 use crate::engine::{DEFAULT_CONTEXT, scratch_bytes};
-use crate::gguf::File;
+use crate::gguf::{self, File};
 use crate::kernels::Kv;
 use crate::model::{Model, Spec, arch};
 use crate::quant::{Layout, Type};
@@ -43,6 +43,12 @@ pub(super) struct Args {
 struct Report {
     version: u32,
     architecture: Option<String>,
+    bytes: u64,
+    alignment: u32,
+    data_start: u64,
+    /// Where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<Part>,
     parameters: u64,
     bits_per_weight: f64,
     metadata: serde_json::Map<String, serde_json::Value>,
@@ -56,11 +62,26 @@ struct Report {
     supported: bool,
 }
 
+/// A file of a split model.
+#[derive(Serialize)]
+struct Part {
+    name: String,
+    bytes: u64,
+    alignment: u32,
+    data_start: u64,
+    tensors: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
 #[derive(Serialize)]
 struct Row {
     name: String,
     r#type: &'static str,
     shape: Vec<u64>,
+    /// Which of several files it lies in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<usize>,
     offset: u64,
     bytes: u64,
 }
@@ -78,31 +99,32 @@ struct Memory {
 pub(super) fn run(args: &Args) -> Result<()> {
     let file = args.model.open()?;
     let name = args.model.name();
-    let model = load::whole(&file)
-        .and_then(|()| File::parse(file.bytes().clone()).map_err(|e| Error::File(e.to_string())))
-        .and_then(Model::from_file);
+    let model = Model::from_file(file.clone());
     let spec = match &model {
         Ok(model) => Some(model.plan.spec.clone()),
         Err(_) => arch::spec(&file).ok(),
     };
     let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx).map_err(|e| e.context(&name))?;
     let mut findings = findings(&file, model);
-    let sha256 = args.check.then(|| {
-        let (hash, found) = check::check(&file);
-        findings.problems.extend(found);
-        hash
-    });
-    let report = report(&file, memory, sha256, findings, args.json);
+    let mut hashes = Vec::new();
+    if args.check {
+        let (found, problems) = check::check(&file);
+        hashes = found;
+        findings.problems.extend(problems);
+    }
+    let report = report(&file, memory, hashes, findings, args.json);
+    file.intact()?;
     if args.json { output::json(&report) } else { human::print(&file, &name, &report, args.tensors) }
 }
 
 fn report(
     file: &File,
     memory: Memory,
-    sha256: Option<String>,
+    mut hashes: Vec<String>,
     Findings { problems, notes }: Findings,
     with_values: bool,
 ) -> Report {
+    let split = file.parts().len() > 1;
     let (mut parameters, mut bytes, mut types) = (0u64, 0u64, BTreeMap::new());
     for t in file.tensors() {
         parameters = parameters.saturating_add(t.elements());
@@ -111,8 +133,20 @@ fn report(
     }
     #[allow(clippy::cast_precision_loss, reason = "a ratio")]
     let bits_per_weight = if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 };
+    let part = |(i, part): (usize, &gguf::Part)| Part {
+        name: part.name().to_owned(),
+        bytes: part.bytes().len() as u64,
+        alignment: part.alignment(),
+        data_start: part.data_start(),
+        tensors: file.tensors().iter().filter(|t| t.part == i).count(),
+        sha256: hashes.get(i).cloned(),
+    };
     Report {
+        files: if split { file.parts().iter().enumerate().map(part).collect() } else { vec![] },
         version: file.version(),
+        bytes: file.size(),
+        alignment: file.alignment(),
+        data_start: file.data_start(),
         architecture: file
             .get("general.architecture")
             .and_then(|v| v.as_bytes())
@@ -127,13 +161,14 @@ fn report(
                 name: t.name.clone(),
                 r#type: t.ty.name(),
                 shape: t.shape[..t.n_dims].to_vec(),
+                part: split.then_some(t.part),
                 offset: t.offset,
                 bytes: t.bytes,
             })
             .collect(),
         types,
         memory,
-        sha256,
+        sha256: if split { None } else { hashes.pop() },
         supported: problems.is_empty(),
         problems,
         notes,

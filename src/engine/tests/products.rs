@@ -4,45 +4,17 @@ use super::*;
 use crate::kernels::embed::{self, Embed};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
 use crate::kernels::{groups, pack, padded, select};
+use crate::model::{Matrix, random_rows};
 use crate::quant::{GROUP, Layout, TILE, Type, dequantize};
 
 fn supported() -> impl Iterator<Item = Type> {
     Type::ALL.iter().copied().filter(|t| t.is_supported())
 }
 
-impl Random {
-    /// A valid matrix: random blocks with scales that are no NaN.
-    fn matrix(&mut self, layout: &Layout) -> Vec<u8> {
-        let mut out: Vec<u8> =
-            (0..layout.rows * layout.row_bytes()).map(|_| (self.next() * 128.0) as i8 as u8).collect();
-        for block in out.chunks_exact_mut(layout.ty.block_bytes()) {
-            let mut at = 0;
-            for (field, bytes) in layout.ty.fields() {
-                let value = 0.02 + 0.01 * self.next();
-                match (*field, *bytes) {
-                    ("d" | "m" | "dmin", 2) => {
-                        block[at..at + 2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes());
-                    }
-                    // Exponents near 1, and no NaN.
-                    ("e", 1) => block[at] = 120 + block[at] % 8,
-                    ("d", 4) if layout.ty == Type::NVFP4 => {
-                        block[at..at + 4].iter_mut().for_each(|b| *b &= 0x37)
-                    }
-                    // Its scale's highest bits: sign and exponent.
-                    ("scales", 8) if layout.ty == Type::IQ1_M => block[at + 7] = block[at + 7] & 0x0f | 0x20,
-                    ("d", 4) => block[at..at + 4].copy_from_slice(&value.to_le_bytes()),
-                    ("value", 2) if layout.ty == Type::F16 => {
-                        block.copy_from_slice(&half::f16::from_f32(self.next()).to_le_bytes());
-                    }
-                    ("value", 2) => block.copy_from_slice(&half::bf16::from_f32(self.next()).to_le_bytes()),
-                    ("value", 4) => block.copy_from_slice(&self.next().to_le_bytes()),
-                    _ => {}
-                }
-                at += bytes;
-            }
-        }
-        out
-    }
+/// A valid matrix, as in a file.
+fn random_of(layout: &Layout, seed: u64) -> Vec<u8> {
+    let Layout { ty, rows, cols, .. } = *layout;
+    random_rows(&Matrix { name: "test".to_owned(), ty, rows, cols, scale: 1.0 }, 0..rows, seed)
 }
 
 /// Matrices as a dispatch binds them.
@@ -57,11 +29,10 @@ fn weights(gpu: &Gpu, matrices: &[(&Layout, &[u8])]) -> (Vec<Part>, wgpu::Buffer
 #[test]
 fn packing_round_trips_on_the_device() {
     let gpu = gpu(Math::F32, Forms::default());
-    let mut random = Random(1);
     for ty in supported() {
         let layout =
             Layout::new(ty, 37, 3 * ty.packed_block_elements() - usize::from(ty.is_float()) * 5).unwrap();
-        let file = random.matrix(&layout);
+        let file = random_of(&layout, 1);
         let mut staged = file.clone();
         staged.resize(file.len().next_multiple_of(4), 0);
         let (staged, packed) =
@@ -116,8 +87,11 @@ impl Products<'_> {
         let what = format!("{ty} {rows}x{cols}, {tokens} tokens by {per_group}, {knobs}, {:?}", gpu.form);
         let mut random = Random((rows + cols + tokens) as u64);
         let layouts = [ty, Type::Q8_0].map(|ty| Layout::new(ty, rows, cols).unwrap());
-        let files = layouts.each_ref().map(|layout| random.matrix(layout));
-        let (parts, w) = weights(gpu, &[(&layouts[0], &files[0]), (&layouts[1], &files[1])]);
+        let files = layouts.each_ref().map(|layout| random_of(layout, 2));
+        let (mut parts, w) = weights(gpu, &[(&layouts[0], &files[0]), (&layouts[1], &files[1])]);
+        if ty == Type::NVFP4 {
+            (parts[0].scale, parts[1].scale) = (0.75, 1.5);
+        }
         let norm = random.vec(cols);
         let inputs: Vec<Activations> =
             (0..tokens).map(|_| Activations::from_residual(math, &random.vec(cols), &norm)).collect();
@@ -125,14 +99,15 @@ impl Products<'_> {
         let mut padded_inputs = inputs.clone();
         padded_inputs.resize(batch, Activations::zeros(cols));
         let mut scratch = vec![0.0; cols];
-        let mut products = |layout: &Layout, file: &[u8]| -> Vec<Vec<f32>> {
+        let mut products = |part: &Part, file: &[u8]| -> Vec<Vec<f32>> {
+            let layout = &part.layout;
             let rows = || file.chunks_exact(layout.row_bytes());
             let mut product = |x: &Activations| {
-                rows().map(|row| row_product(math, layout.ty, row, x, &mut scratch)).collect()
+                rows().map(|row| part.scale * row_product(math, layout.ty, row, x, &mut scratch)).collect()
             };
             inputs.iter().map(&mut product).collect()
         };
-        let (first, second) = (products(&layouts[0], &files[0]), products(&layouts[1], &files[1]));
+        let (first, second) = (products(&parts[0], &files[0]), products(&parts[1], &files[1]));
         let factors = inputs.iter().map(|x| x.norm_factor(cols, EPSILON)).collect();
         let input = upload_acts(gpu, &padded_inputs);
         Products {
@@ -331,7 +306,7 @@ fn embeddings() {
         for (ty, cols) in all.chain(odd) {
             let mut random = Random(3);
             let layout = Layout::new(ty, 37, cols).unwrap();
-            let file = random.matrix(&layout);
+            let file = random_of(&layout, 3);
             let norm = random.vec(padded(cols));
             // The second part of a table whose first 16 rows are elsewhere.
             let (parts, w) = weights(&gpu, &[(&layout, &file)]);

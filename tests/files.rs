@@ -1,0 +1,384 @@
+//! Models as they lie on a disk: in several files, in files that change while they are read, and
+//! in files that are large.
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use infer::gguf::writer::Writer;
+use infer::gguf::{File, Value};
+use infer::quant::Type;
+use serde_json::Value as Json;
+
+/// The demo as a split model, in so many parts. The first one's metadata are the demo's.
+fn split_demo(folder: &Path, name: &str, count: u16) -> Vec<PathBuf> {
+    let demo = File::open(&common::repo("assets/demo.gguf")).unwrap();
+    let per = demo.tensors().len().div_ceil(usize::from(count));
+    let mut paths = Vec::new();
+    for no in 0..count {
+        let mut writer = Writer::new();
+        if no == 0 {
+            copy_metadata(&demo, &mut writer);
+        }
+        let all = i32::try_from(demo.tensors().len()).unwrap();
+        writer.u16("split.no", no).u16("split.count", count).i32("split.tensors.count", all);
+        for t in demo.tensors().iter().skip(usize::from(no) * per).take(per) {
+            writer.tensor(&t.name, t.ty, &t.shape[..t.n_dims], demo.data(t));
+        }
+        paths.push(folder.join(format!("{name}-{:05}-of-{count:05}.gguf", no + 1)));
+        std::fs::write(&paths[usize::from(no)], writer.finish()).unwrap();
+    }
+    paths
+}
+
+fn copy_metadata(from: &File, to: &mut Writer) {
+    for (key, value) in from.metadata() {
+        match value {
+            Value::String(_) => to.str(key, value.as_str().unwrap()),
+            Value::U32(v) => to.u32(key, v),
+            Value::F32(v) => to.f32(key, v),
+            Value::Bool(v) => to.bool(key, v),
+            Value::Array(a) => match (a.strings(), a.floats(), a.integers()) {
+                (Some(strings), _, _) => to.strings(key, &strings.collect::<Vec<_>>()),
+                (_, Some(floats), _) => to.f32s(key, &floats),
+                (_, _, Some(integers)) => {
+                    to.i32s(key, &integers.iter().map(|i| i32::try_from(*i).unwrap()).collect::<Vec<_>>())
+                }
+                _ => panic!("{key}"),
+            },
+            other => panic!("{key}: {other:?}"),
+        };
+    }
+}
+
+/// A part with a tensor of its own.
+fn part(no: u16, count: u16, tensors: i32, tensor: &str) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.u16("split.no", no).u16("split.count", count).i32("split.tensors.count", tensors);
+    writer.tensor(tensor, Type::F32, &[8], &[u8::try_from(no).unwrap(); 32]).finish()
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_infer"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Exit code, stdout, stderr.
+fn infer(arguments: &[&str]) -> (i32, String, String) {
+    let output = command(arguments).output().unwrap();
+    let code = output.status.code().unwrap_or_else(|| panic!("{arguments:?}: {}", output.status));
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+fn json(arguments: &[&str]) -> Json {
+    let (code, stdout, stderr) = infer(arguments);
+    assert_eq!(code, 0, "{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+#[test]
+fn any_part_opens_the_whole_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = File::open(&common::repo("assets/demo.gguf")).unwrap();
+    for path in &split_demo(folder.path(), "a", 3) {
+        let file = File::open(path).unwrap();
+        assert_eq!((file.parts().len(), file.tensors().len()), (3, demo.tensors().len()));
+        assert_eq!(file.get("split.no").unwrap().as_u64(), Some(0), "metadata are the first part's");
+        assert_eq!(file.size(), file.parts().iter().map(|p| p.bytes().len() as u64).sum::<u64>());
+        for (ours, whole) in file.tensors().iter().zip(demo.tensors()) {
+            assert_eq!((&ours.name, ours.ty, ours.shape), (&whole.name, whole.ty, whole.shape));
+            assert!(ours.offset >= file.parts()[ours.part].data_start());
+            assert!(file.data(ours) == demo.data(whole), "{}", ours.name);
+        }
+        file.intact().unwrap();
+    }
+}
+
+#[test]
+fn a_split_model_computes_what_the_whole_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = split_demo(folder.path(), "a", 4);
+    let last = parts[3].to_str().unwrap();
+    let gpu = !json(&["devices", "--json"]).as_array().unwrap().is_empty();
+    if !gpu {
+        common::note("SKIPPED: a_split_model_computes_what_the_whole_one_does on a GPU: there is no adapter");
+    }
+    for device in if gpu { &["cpu", "gpu"][..] } else { &["cpu"] } {
+        let flags =
+            ["--device", device, "--temperature", "0", "--json", "--prompt", "What is the capital of Japan?"];
+        let whole = json(&[&["run", "demo"][..], &flags].concat());
+        let split = json(&[&["run", last][..], &flags].concat());
+        assert_eq!((&split["text"], &split["ids"]), (&whole["text"], &whole["ids"]));
+    }
+    let (code, stdout, _) = infer(&["tokenize", last, "--text", "Hello"]);
+    assert_eq!((code, stdout.contains("Hello")), (0, true));
+}
+
+#[test]
+fn inspect_shows_the_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = split_demo(folder.path(), "a", 3);
+    let path = parts[1].to_str().unwrap();
+    let report = json(&["inspect", path, "--json", "--check"]);
+    assert_eq!((&report["supported"], &report["problems"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!((&report["parameters"], report.get("sha256")), (&5_770_496.into(), None));
+    let files = report["files"].as_array().unwrap();
+    assert_eq!(files.len(), 3);
+    for (file, path) in files.iter().zip(&parts) {
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(file["name"], path.to_str().unwrap());
+        assert_eq!(file["bytes"], bytes.len());
+        let hash: String =
+            sha2::Digest::finalize(sha2::Digest::chain_update(<sha2::Sha256 as sha2::Digest>::new(), bytes))
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect();
+        assert_eq!(file["sha256"], hash);
+    }
+    let in_part = |n: usize| report["tensors"].as_array().unwrap().iter().filter(|t| t["part"] == n).count();
+    assert_eq!((in_part(0), in_part(1), in_part(2)), (19, 19, 18));
+    let (_, human, _) = infer(&["inspect", path, "--tensors", "--check"]);
+    for path in &parts {
+        let line = human.lines().find(|l| l.contains(path.to_str().unwrap()) && l.contains("SHA-256"));
+        assert!(line.is_some_and(|l| l.contains(" tensors ")), "{human}");
+    }
+    assert!(human.contains(" of file 2\n"));
+    // A model in one file has no parts to tell apart.
+    let report = json(&["inspect", "--json", "--check"]);
+    assert!(report.get("files").is_none() && report["tensors"][0].get("part").is_none());
+    assert_eq!(report["sha256"].as_str().map(str::len), Some(64));
+
+    // What is not finite is found in the last part, too.
+    let file = File::open(&parts[1]).unwrap();
+    let norm = file.tensors().iter().rfind(|t| t.ty == Type::F32).unwrap();
+    assert_eq!(norm.part, 2);
+    let mut bytes = std::fs::read(&parts[2]).unwrap();
+    let at = usize::try_from(norm.offset).unwrap();
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&parts[2], bytes).unwrap();
+    let report = json(&["inspect", path, "--json", "--check"]);
+    assert!(report["problems"][0].as_str().unwrap().contains(&norm.name), "{report}");
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(at(name), bytes).unwrap();
+    // What is wrong with m-*, seen from a file that is there.
+    let refused = |from: &str, in_file: &str, why: &str| {
+        let error = File::open(&at(from)).expect_err(why);
+        let line = error.to_string();
+        assert_eq!(error.exit_code(), 3, "{line}");
+        assert!(line.starts_with(at(in_file).to_str().unwrap()) && line.contains(why), "{line}");
+        assert!(!line.contains(char::is_control), "{line}");
+        for arguments in [&["inspect"][..], &["run", "--prompt", "x", "--device", "no such device"]] {
+            let (code, _, stderr) = infer(&[arguments, &[at(from).to_str().unwrap()]].concat());
+            assert_eq!((code, stderr), (3, format!("error: {line}\n")));
+        }
+    };
+    let [first, second, third] = [1, 2, 3].map(|i| format!("m-{i:05}-of-00003.gguf"));
+    let fresh = || {
+        for (no, name) in (0..).zip([&first, &second, &third]) {
+            write(name, &part(no, 3, 3, &format!("t{no}")));
+        }
+    };
+    fresh();
+    File::open(&at(&second)).unwrap();
+
+    std::fs::remove_file(at(&third)).unwrap();
+    refused(&first, &third, "no such file");
+    refused(&first, &third, "(part 3 of 3)");
+    std::fs::remove_file(at(&first)).unwrap();
+    refused(&second, &first, "no such file");
+    fresh();
+    write(&second, &part(0, 3, 3, "t1"));
+    refused(&third, &second, "split.no is 0 and should be 1");
+    write(&second, &part(1, 4, 3, "t1"));
+    refused(&third, &second, "split.count is 4 and should be 3");
+    write(&second, &Writer::new().str("x", "y").finish());
+    refused(&third, &second, "split.count is 1 and should be 3");
+    write(&second, &part(1, 3, 3, "t0"));
+    refused(&first, &second, "tensor t0: stands in ");
+    write(&second, &part(1, 3, 4, "t1"));
+    refused(&first, &second, "split.tensors.count is 4, and the parts have 3 tensors");
+    write(&second, b"GGUF");
+    refused(&first, &second, "truncated");
+    write(&second, &part(5, 3, 3, "t1"));
+    refused(&second, &second, "split.no is 5, of 3 parts");
+    write(&second, Writer::new().u16("split.count", 3).finish().as_slice());
+    refused(&second, &second, "split.no, which says which");
+    write(&second, Writer::new().str("split.count", "3").finish().as_slice());
+    refused(&second, &second, "split.count must be an integer");
+    write(&second, Writer::new().i32("split.count", -3).finish().as_slice());
+    refused(&second, &second, "split.count must be an integer");
+
+    // The name says which part it is, or which it should be.
+    write("alone.gguf", &part(1, 3, 3, "t1"));
+    refused("alone.gguf", "alone.gguf", "alone-00002-of-00003.gguf");
+    refused("alone.gguf", "alone.gguf", "alone-00001-of-00003.gguf");
+    write("m-00002-of-00002.gguf", &part(1, 3, 3, "t1"));
+    refused("m-00002-of-00002.gguf", "m-00002-of-00002.gguf", "part 2 of 3");
+    // No count makes anything be opened or reserved.
+    for count in [10_000, u16::MAX] {
+        write("many-00001-of-10000.gguf", &part(0, count, 3, "t"));
+        refused("many-00001-of-10000.gguf", "many-00001-of-10000.gguf", "at most 9999");
+    }
+    write("huge.gguf", Writer::new().u32("split.count", u32::MAX).u16("split.no", 0).finish().as_slice());
+    refused("huge.gguf", "huge.gguf", "at most 9999");
+
+    // One part is a whole model, whatever it is called.
+    for count in [0, 1] {
+        write("one.gguf", &part(0, count, 1, "t"));
+        assert_eq!(File::open(&at("one.gguf")).unwrap().parts().len(), 1);
+    }
+    let error = File::parse(part(0, 3, 3, "t")).unwrap_err().to_string();
+    assert!(error.contains("3 parts of a split model"), "{error}");
+}
+
+/// A first part may have nothing but the metadata, and each part has an alignment of its own.
+#[test]
+fn parts_are_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |no: u16| folder.path().join(format!("m-{no:05}-of-00002.gguf"));
+    let mut first = Writer::new();
+    first.u32("general.alignment", 4096).u16("split.no", 0).u16("split.count", 2);
+    std::fs::write(at(1), first.finish()).unwrap();
+    std::fs::write(at(2), part(1, 2, 1, "t")).unwrap();
+    let file = File::open(&at(1)).unwrap();
+    assert_eq!((file.alignment(), file.parts()[1].alignment()), (4096, 32));
+    assert_eq!(file.data(file.tensor("t").unwrap()), [1; 32]);
+}
+
+fn shorten(path: &Path, len: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(len).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_shrinks_reads_as_zeros_and_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let data: Vec<u8> = (0..1u32 << 18).flat_map(|i| (i | 1 << 24).to_le_bytes()).collect();
+    let mut writer = Writer::new();
+    writer.tensor("a", Type::F32, &[1 << 18], &data).tensor("b", Type::F32, &[1 << 18], &data);
+    std::fs::write(&path, writer.finish()).unwrap();
+    let (file, other) = (File::open(&path).unwrap(), File::open(&common::repo("assets/demo.gguf")).unwrap());
+    file.intact().unwrap();
+    let b = file.tensor("b").unwrap();
+    shorten(&path, b.offset + 4096);
+    assert!(file.data(file.tensor("a").unwrap()) == data);
+    // From several threads at once, and again once it has happened.
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for start in (0..1 << 20).step_by(1 << 18) {
+                let bytes = &file.data(b)[start..start + (1 << 18)];
+                scope.spawn(move || assert!(bytes[1 << 14..].iter().all(|b| *b == 0)));
+            }
+        });
+    }
+    let error = file.intact().unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert_eq!(error.to_string(), format!("{}: changed while it was read: start again", path.display()));
+    other.intact().unwrap();
+    // Growing back makes nothing good.
+    shorten(&path, b.offset + b.bytes);
+    file.intact().unwrap_err();
+}
+
+#[test]
+fn a_file_that_is_written_to_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (no, path) in split_demo(folder.path(), "a", 2).iter().enumerate() {
+        let file = File::open(path).unwrap();
+        file.intact().unwrap();
+        OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap();
+        assert!(file.intact().unwrap_err().to_string().starts_with(path.to_str().unwrap()), "part {no}");
+    }
+}
+
+/// The file is cut once the text has begun: the next step reads what is gone.
+#[cfg(unix)]
+#[test]
+fn a_file_that_shrinks_while_text_is_made_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    for cut in [0, 4096, 1 << 20] {
+        std::fs::copy(common::repo("assets/demo.gguf"), &path).unwrap();
+        // Without an end, so that there is a next step.
+        let story = ["--raw", "--prompt", "Once upon a time", "--temperature", "0", "--repeat-penalty", "3"];
+        let mut command = command(&["run", path.to_str().unwrap(), "--device", "cpu", "--threads", "1"]);
+        command.args(story).arg("--quiet").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        shorten(&path, cut);
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let expected = format!("error: {}: changed while it was read: start again\n", path.display());
+        assert_eq!((output.status.code(), stderr), (Some(3), expected), "cut to {cut}: {}", output.status);
+    }
+}
+
+/// A map that is none of a model's ends the process as it always has. The test runs itself again
+/// to see that.
+#[cfg(unix)]
+#[test]
+fn other_bus_errors_still_end_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    const FILE: &str = "INFER_TEST_READ_BEYOND";
+    if let Some(path) = std::env::var_os(FILE) {
+        let model = File::open(&common::repo("assets/demo.gguf")).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        // SAFETY: whether reading it is sound is what this process is for.
+        let map = unsafe { memmap2::Mmap::map(&file).unwrap() };
+        shorten(Path::new(&path), 0);
+        assert_ne!((map[8192], model.size()), (1, 0), "this was not to be reached");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    std::fs::write(&path, vec![1; 16384]).unwrap();
+    let mut itself = Command::new(std::env::current_exe().unwrap());
+    itself.args(["--exact", "other_bus_errors_still_end_the_process"]).env(FILE, &path);
+    let output = itself.output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
+}
+
+/// A tensor beyond 4 GiB, in a file that takes no room.
+#[test]
+fn a_large_file_is_read_where_its_tensors_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.gguf");
+    let far = 5u64 << 30;
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend(2u64.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    for (name, elements, offset) in [("hole", far, 0u64), ("far", 32, far)] {
+        bytes.extend((name.len() as u64).to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend(elements.to_le_bytes());
+        bytes.extend((Type::I8 as u32).to_le_bytes());
+        bytes.extend(offset.to_le_bytes());
+    }
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    let data_start = bytes.len() as u64;
+    std::fs::write(&path, bytes).unwrap();
+    shorten(&path, data_start + far);
+    let data: Vec<u8> = (1..=32).collect();
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(&data).unwrap();
+    let file = File::open(&path).unwrap();
+    let tensor = file.tensor("far").unwrap();
+    assert_eq!(tensor.offset, data_start + far);
+    assert_eq!(file.data(tensor), data);
+    assert!(file.data(file.tensor("hole").unwrap()).iter().step_by(1 << 26).all(|b| *b == 0));
+    let report = json(&["inspect", path.to_str().unwrap(), "--json"]);
+    assert_eq!(report["tensors"][1]["offset"], data_start + far);
+    shorten(&path, data_start + far + 31);
+    assert!(File::open(&path).unwrap_err().to_string().contains("tensor far: 32 bytes"));
+}

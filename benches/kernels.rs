@@ -1,5 +1,5 @@
-//! The kernel lab: times the product's matrix-vector kernels (one token) at the shapes that models
-//! of Q4_K_M have, as the engine would run them and in other variants.
+//! The kernel lab: times the product's matrix-vector kernels (one token) at the shapes and in the
+//! types that models have, as the engine would run them and in other variants.
 //!
 //! A line is a shape: what the engine takes, then the fastest variant, each as
 //! `threads/tiles/unroll`, µs a dispatch, GB/s of weights, and how much of the time the device's
@@ -28,6 +28,9 @@ struct Args {
     /// The arithmetic: f16, f32, int16 or int8; may be repeated
     #[arg(long, default_values = ["int16", "int8"], value_name = "MATH", value_parser = math)]
     math: Vec<Math>,
+    /// Measure these models, each in these types, by default Q4_K_M: NAME[:FTYPE], may be repeated
+    #[arg(long, value_name = "SHAPE", default_values = MODELS)]
+    model: Vec<String>,
     /// Only lines that have all of these words: part of a model's name, a stage (qkv, residual,
     /// gated, logits), a type
     #[arg(long, default_value = "", value_name = "TEXT")]
@@ -86,7 +89,7 @@ fn main() -> ExitCode {
 /// Whether everything is right.
 fn run(args: &Args) -> Result<bool> {
     let mut shapes: Vec<(&str, String, Shape)> = Vec::new();
-    for model in MODELS {
+    for model in &args.model {
         for shape in Shape::of(&shapes::matrices(model)?)? {
             let label = shape.label()?;
             let line = format!("{model} {label}").to_lowercase();
@@ -101,7 +104,7 @@ fn run(args: &Args) -> Result<bool> {
         let lab = Lab::open(&args.device, *math)?;
         let limits = lab.limits();
         if let Some(depth) = args.attention {
-            right &= attention(&lab, &args.filter, depth, args.json)?;
+            right &= attention(&lab, args, depth)?;
             continue;
         }
         if !args.json {
@@ -157,14 +160,14 @@ fn run(args: &Args) -> Result<bool> {
     Ok(right)
 }
 
-/// Attention of the models whose name the filter has; whether everything is right. The engine's
+/// Attention of those models whose name has the filter; whether everything is right. The engine's
 /// variant comes first: heads a workgroup, lanes, keys of a lane, units and values at once.
-fn attention(lab: &Lab, filter: &str, depth: usize, json: bool) -> Result<bool> {
+fn attention(lab: &Lab, args: &Args, depth: usize) -> Result<bool> {
     let mut right = true;
-    for model in MODELS.iter().filter(|m| m.contains(filter)) {
+    for model in args.model.iter().filter(|m| m.contains(&args.filter)) {
         for t in lab.attention(&shapes::matrices(model)?, depth)? {
             right &= !t.wrong;
-            if json {
+            if args.json {
                 println!("{}", serde_json::to_string(&t).map_err(std::io::Error::from)?);
                 continue;
             }

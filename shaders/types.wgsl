@@ -62,15 +62,19 @@ fn six_bits(head: vec4<u32>, c: u32) -> vec4<f32> {
   return vec4<f32>(vec4<u32>(two.x & 255u, two.x >> 8u, two.y & 255u, two.y >> 8u));
 }
 
-// Nibbles of a sign, two bits of exponent and one of mantissa as twice their numbers, which are
-// whole: with x the three bits, x up to 4, then steps of two (6) and four (8, 12).
-fn e2m1(q: vec4<u32>) -> vec4<u32> {
-  let one = vec4<u32>(0x01010101u);
-  let x = q & vec4<u32>(0x07070707u);
-  let half = x >> vec4<u32>(1u);
-  let quarter = (x >> vec4<u32>(2u)) & one;
-  let number = x + (x & (quarter * 3u)) + ((x & half & quarter) << vec4<u32>(1u));
-  // There is a zero with a sign: it has to stay 0.
-  let s = (q >> vec4<u32>(3u)) & (x | half | quarter) & one;
-  return (number ^ (s * 255u)) + s;
+// Nibbles of a sign, two bits of exponent and one of mantissa: 12 and twice their numbers, first of
+// the low nibbles, then of the high ones. Twice a number is whole and at most 12: with x the
+// three bits, x up to 4, then steps of two (6) and four (8, 12). All eight are computed side by side;
+// 15 - n with 3 taken off is 12 - n.
+fn e2m1(q: vec4<u32>) -> array<vec4<u32>, 2> {
+  let one = vec4<u32>(0x11111111u);
+  let bytes = vec4<u32>(0x0f0f0f0fu);
+  let twelve = vec4<u32>(0x0c0c0c0cu);
+  let top = (q >> vec4<u32>(2u)) & one;
+  let number = (q & vec4<u32>(0x77777777u)) + (q & (top * 3u)) + ((q & (q >> vec4<u32>(1u)) & top) << vec4<u32>(1u));
+  let sign = ((q >> vec4<u32>(3u)) & one) * 15u;
+  let turned = number ^ sign;
+  return array<vec4<u32>, 2>(
+    (turned & bytes) + twelve - (sign & bytes),
+    ((turned >> vec4<u32>(4u)) & bytes) + twelve - ((sign >> vec4<u32>(4u)) & bytes));
 }

@@ -9,10 +9,9 @@ fn fetch_iq2_s(m: Matrix, tile: u32, row: u32, block: u32, part: u32) -> Raw_iq2
                    words_tail(m.tail, m, tile, row, block, 4u, 2u + (part >> 1u)), half_tail(m.tail2, m, tile, row, block));
 }
 fn run_iq2_s(q: u32, h: u32, signs: u32, scale: vec2<f32>, at: u32) -> Chunk {
-  return Chunk(
-    iq2_group(book_iq2_s[(q & 255u) | ((h & 3u) << 8u)], book_iq2_s[((q >> 8u) & 255u) | ((h & 12u) << 6u)], signs),
-    iq2_group(book_iq2_s[((q >> 16u) & 255u) | ((h & 48u) << 4u)], book_iq2_s[(q >> 24u) | ((h & 192u) << 2u)], signs >> 16u),
-    scale, vec2<f32>(0.0), at);
+  let a = vec4<u32>(book_iq2_s[(q & 255u) | ((h & 3u) << 8u)], book_iq2_s[((q >> 8u) & 255u) | ((h & 12u) << 6u)]);
+  let b = vec4<u32>(book_iq2_s[((q >> 16u) & 255u) | ((h & 48u) << 4u)], book_iq2_s[(q >> 24u) | ((h & 192u) << 2u)]);
+  return Chunk(signed(a, signs), signed(b, signs >> 16u), scale, vec2<f32>(0.0), at);
 }
 fn decode_iq2_s(r: Raw_iq2_s, block: u32, part: u32) -> array<Chunk, 2> {
   let half = 16u * (part & 1u);

@@ -6,8 +6,7 @@ fn fetch_iq2_xs(m: Matrix, tile: u32, row: u32, block: u32, part: u32) -> Raw_iq
                     words_tail(m.tail, m, tile, row, block, 2u, part >> 1u), half_tail(m.tail2, m, tile, row, block));
 }
 fn group_iq2_xs(q: u32) -> vec4<u32> {
-  let signs = even_signs(vec4<u32>(q >> 9u, q >> 25u, 0u, 0u));
-  return iq2_group(book_iq2_xs[q & 511u], book_iq2_xs[(q >> 16u) & 511u], signs.x | (signs.y << 8u));
+  return turned(vec4<u32>(book_iq2_xs[q & 511u], book_iq2_xs[(q >> 16u) & 511u]), vec4<u32>(even[(q >> 9u) & 127u], even[q >> 25u]));
 }
 fn decode_iq2_xs(r: Raw_iq2_xs, block: u32, part: u32) -> array<Chunk, 2> {
   let s = iq2_scales(r.s >> (16u * (part & 1u)), r.d);

@@ -5,11 +5,11 @@ fn fetch_iq2_xxs(m: Matrix, tile: u32, row: u32, block: u32, part: u32) -> Raw_i
   return Raw_iq2_xxs(w[m.units + ((tile * m.blocks + block) * 4u + part) * 16u + row], half_tail(m.tail, m, tile, row, block));
 }
 fn run_iq2_xxs(q: u32, s: u32, d: f32, at: u32) -> Chunk {
-  let signs = even_signs(vec4<u32>(s, s >> 7u, s >> 14u, s >> 21u));
   let scale = vec2<f32>(d * (0.5 + f32(s >> 28u)) * 0.25);
   return Chunk(
-    iq2_group(book_iq2_xxs[q & 255u], book_iq2_xxs[(q >> 8u) & 255u], signs.x | (signs.y << 8u)),
-    iq2_group(book_iq2_xxs[(q >> 16u) & 255u], book_iq2_xxs[q >> 24u], signs.z | (signs.w << 8u)), scale, vec2<f32>(0.0), at);
+    turned(vec4<u32>(book_iq2_xxs[q & 255u], book_iq2_xxs[(q >> 8u) & 255u]), vec4<u32>(even[s & 127u], even[(s >> 7u) & 127u])),
+    turned(vec4<u32>(book_iq2_xxs[(q >> 16u) & 255u], book_iq2_xxs[q >> 24u]), vec4<u32>(even[(s >> 14u) & 127u], even[(s >> 21u) & 127u])),
+    scale, vec2<f32>(0.0), at);
 }
 fn decode_iq2_xxs(r: Raw_iq2_xxs, block: u32, part: u32) -> array<Chunk, 2> {
   let at = 8u * block + 2u * part;

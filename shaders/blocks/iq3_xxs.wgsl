@@ -10,8 +10,8 @@ fn points_iq3_xxs(q: u32) -> vec4<u32> {
   return vec4<u32>(book_iq3_xxs[q & 255u], book_iq3_xxs[(q >> 8u) & 255u], book_iq3_xxs[(q >> 16u) & 255u], book_iq3_xxs[q >> 24u]);
 }
 fn run_iq3_xxs(q: vec2<u32>, s: u32, d: f32, at: u32) -> Chunk {
-  let signs = even_signs(vec4<u32>(s, s >> 7u, s >> 14u, s >> 21u));
-  return Chunk(signed(points_iq3_xxs(q.x), signs.x | (signs.y << 8u)), signed(points_iq3_xxs(q.y), signs.z | (signs.w << 8u)),
+  return Chunk(turned(points_iq3_xxs(q.x), vec4<u32>(even[s & 127u], even[(s >> 7u) & 127u])),
+               turned(points_iq3_xxs(q.y), vec4<u32>(even[(s >> 14u) & 127u], even[(s >> 21u) & 127u])),
                vec2<f32>(d * (0.5 + f32(s >> 28u)) * 0.5), vec2<f32>(0.0), at);
 }
 fn decode_iq3_xxs(r: Raw_iq3_xxs, block: u32, part: u32) -> array<Chunk, 2> {

@@ -1,5 +1,5 @@
 // NVFP4: two units of nibbles, four bytes of scales in a word. A group is 8 bytes: low nibbles are
-// elements 0-7, high ones 8-15. Levels are doubled.
+// elements 0-7, high ones 8-15. Levels are doubled. Bias 12.
 struct Raw_nvfp4 { a: vec4<u32>, b: vec4<u32>, s: u32 }
 fn fetch_nvfp4(m: Matrix, tile: u32, row: u32, block: u32, part: u32) -> Raw_nvfp4 {
   let base = m.units + (tile * m.blocks + block) * 32u + row;
@@ -15,10 +15,10 @@ fn half_e4m3(b: vec4<u32>) -> vec4<f32> {
 }
 fn decode_nvfp4(r: Raw_nvfp4, block: u32, part: u32) -> array<Chunk, 2> {
   let s = half_e4m3(unpack4xU8(r.s));
-  let la = e2m1(low_nibbles(r.a)); let ha = e2m1(high_nibbles(r.a));
-  let lb = e2m1(low_nibbles(r.b)); let hb = e2m1(high_nibbles(r.b));
+  let a = e2m1(r.a);
+  let b = e2m1(r.b);
   let none = vec2<f32>(0.0);
   return array<Chunk, 2>(
-    Chunk(vec4<u32>(la.xy, ha.xy), vec4<u32>(la.zw, ha.zw), s.xy, none, 2u * block),
-    Chunk(vec4<u32>(lb.xy, hb.xy), vec4<u32>(lb.zw, hb.zw), s.zw, none, 2u * block + 1u));
+    Chunk(vec4<u32>(a[0].xy, a[1].xy), vec4<u32>(a[0].zw, a[1].zw), s.xy, none, 2u * block),
+    Chunk(vec4<u32>(b[0].xy, b[1].xy), vec4<u32>(b[0].zw, b[1].zw), s.zw, none, 2u * block + 1u));
 }

@@ -55,7 +55,9 @@ impl Tuning {
         let (slices, of_a_group, unroll) = match epilogue {
             _ if self.software => (16, 1, 1),
             Epilogue::Logits { .. } => ((steps / 4).clamp(8, 16), 1, 1),
-            Epilogue::Gated if tiles >= 1536 && steps >= 64 => (8, 1, 1),
+            // Lanes share what it takes to bring a codebook.
+            Epilogue::Gated if parts.iter().any(|p| p.layout.ty.book().is_some()) => (16, 1, 1),
+            Epilogue::Gated if tiles >= 1536 && parts[0].layout.chunks() >= 128 => (8, 1, 1),
             Epilogue::Gated => (16, 1, 2),
             _ if tiles < 256 => (64, 1, 4),
             // Code for two types keeps fewer lanes at once: they have more under way.
@@ -125,6 +127,20 @@ pub(super) fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
     })
 }
 
+/// The kernel, with fewer tokens or lanes where its workgroup memory exceeds the device's: codebooks
+/// take some.
+fn fitting(gpu: &Gpu, mut kernel: Gemv) -> Gemv {
+    let most = gpu.limits.max_compute_workgroup_storage_size as usize;
+    while kernel.shared_bytes() > most {
+        match (kernel.tokens, kernel.knobs.threads) {
+            (3.., _) => kernel.tokens /= 2,
+            (_, 128..) => kernel.knobs.threads = (kernel.knobs.threads / 2).next_multiple_of(64),
+            _ => break,
+        }
+    }
+    kernel
+}
+
 /// The dispatches of a product: one for each slice of its matrices.
 fn products(
     gpu: &Gpu,
@@ -139,16 +155,19 @@ fn products(
     let mut made = Vec::new();
     for slice in store.slices(place) {
         let knobs = Tuning::of(gpu).knobs(&slice.parts, &shape.epilogue, tokens);
-        let kernel = Gemv {
-            parts: slice.parts.clone(),
-            epilogue: shape.epilogue.clone(),
-            first_tile: slice.first_tile,
-            stride: shape.stride,
-            norm: shape.norm,
-            bias: shape.bias,
-            tokens,
-            knobs,
-        };
+        let kernel = fitting(
+            gpu,
+            Gemv {
+                parts: slice.parts.clone(),
+                epilogue: shape.epilogue.clone(),
+                first_tile: slice.first_tile,
+                stride: shape.stride,
+                norm: shape.norm,
+                bias: shape.bias,
+                tokens,
+                knobs,
+            },
+        );
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);
         let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];

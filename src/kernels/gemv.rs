@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::loops::steps;
-use super::source::Source;
+use super::source::{Source, book_bytes};
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
 use crate::quant::{Block, GROUP, Layout, TILE, Type, books, dequantize};
@@ -175,8 +175,8 @@ impl Gemv {
     /// Bytes of workgroup memory.
     pub fn shared_bytes(&self) -> usize {
         let sums = self.lane_rows() * self.tokens;
-        let books = 4 * books(self.parts.iter().map(|p| p.layout.ty)).1;
-        books + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
+        let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
+        book_bytes(&types) + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.

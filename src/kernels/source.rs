@@ -68,6 +68,24 @@ shaders![
     "blocks/nvfp4.wgsl",
 ];
 
+/// Types whose signs are seven bits of eight: their shaders look the masks up.
+fn has_even_signs(ty: Type) -> bool {
+    matches!(ty, Type::IQ2_XXS | Type::IQ2_XS | Type::IQ3_XXS)
+}
+
+/// The book's points are brought to workgroup memory as their magnitudes, two words each.
+fn is_of_magnitudes(book: Book) -> bool {
+    matches!(book, Book::Iq2Xxs | Book::Iq2Xs | Book::Iq2S)
+}
+
+/// Bytes of workgroup memory that the types' codebooks take.
+pub(super) fn book_bytes(types: &[Type]) -> usize {
+    let (placed, _) = books(types.iter().copied());
+    let words = |book: Book| book.word_count() * if is_of_magnitudes(book) { 2 } else { 1 };
+    let even = if types.iter().any(|ty| has_even_signs(*ty)) { 2 * 128 } else { 0 };
+    4 * (placed.into_iter().map(|(book, _)| words(book)).sum::<usize>() + even)
+}
+
 /// The type's name in shaders.
 pub(super) fn wgsl_name(ty: Type) -> String {
     ty.name().to_ascii_lowercase()
@@ -118,9 +136,8 @@ impl Source {
     pub(super) fn set_blocks(&mut self, types: &[Type], products: bool) -> &mut Self {
         let mut text = String::new();
         let distinct: BTreeSet<Type> = types.iter().copied().collect();
-        let (placed, _) = books(distinct.iter().copied());
-        self.flag("BOOKS", !placed.is_empty());
-        self.expand_books(&placed, &mut text);
+        self.flag("BOOKS", distinct.iter().any(|ty| ty.book().is_some()));
+        self.expand_books(&distinct, &mut text);
         for ty in distinct {
             let name = wgsl_name(ty);
             self.expand_file(&format!("blocks/{name}.wgsl"), &mut text);
@@ -140,27 +157,39 @@ impl Source {
     }
 
     /// Codebooks in workgroup memory, and the function that brings them there from the front of the
-    /// bound range.
-    fn expand_books(&self, placed: &[(Book, usize)], text: &mut String) {
-        let mut copies = String::new();
-        for (book, at) in placed {
-            let (name, words) = (book.name(), book.word_count());
-            let _ = writeln!(text, "var<workgroup> book_{name}: array<u32, {words}>;");
-            let _ = writeln!(
-                copies,
-                "  for (var k = lid; k < {words}u; k += THREADS) {{ book_{name}[k] = wt[{at}u + k]; }}"
-            );
-        }
-        if placed.is_empty() {
-            return;
-        }
-        let _ = writeln!(text, "fn bring_books(lid: u32) {{\n{copies}}}");
+    /// bound range. Points of the IQ2 types become magnitudes on the way.
+    fn expand_books(&self, types: &BTreeSet<Type>, text: &mut String) {
+        let (placed, _) = books(types.iter().copied());
         if placed.iter().any(|(book, _)| *book == Book::Iq4) {
             self.expand_file("book_iq4.wgsl", text);
         }
         if placed.iter().any(|(book, _)| *book != Book::Iq4) {
-            self.expand_file("books.wgsl", text);
+            let mut own = self.clone();
+            let even = types.iter().any(|ty| has_even_signs(*ty));
+            own.flag("EVEN_SIGNS", even).expand_file("books.wgsl", text);
+            // What every lane does first.
+            let first = if even { "  bring_even_signs(lid);\n" } else { "" };
+            let _ = write!(text, "fn bring_books(lid: u32) {{\n{first}");
+        } else if !placed.is_empty() {
+            text.push_str("fn bring_books(lid: u32) {\n");
         }
+        let mut arrays = String::new();
+        for (book, at) in &placed {
+            let (name, words) = (book.name(), book.word_count());
+            let (ty, value) = match is_of_magnitudes(*book) {
+                true => ("vec2<u32>", format!("magnitudes(wt[{at}u + k])")),
+                false => ("u32", format!("wt[{at}u + k]")),
+            };
+            let _ = writeln!(arrays, "var<workgroup> book_{name}: array<{ty}, {words}>;");
+            let _ = writeln!(
+                text,
+                "  for (var k = lid; k < {words}u; k += THREADS) {{ book_{name}[k] = {value}; }}"
+            );
+        }
+        if !placed.is_empty() {
+            text.push_str("}\n");
+        }
+        text.push_str(&arrays);
     }
 
     /// The whole text of a shader.

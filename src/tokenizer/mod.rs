@@ -14,6 +14,7 @@
 mod bpe;
 mod byte_level;
 mod chat;
+mod ids;
 mod pre;
 #[cfg(test)]
 mod rules;
@@ -98,7 +99,7 @@ impl Tokenizer {
         let pre = pre.unwrap_or("default");
         let (vocab, texts) = Vocab::read(file, model)?;
         let (scheme, bos_by_default) = match model {
-            Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
+            Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, texts)?), true),
             Model::Bpe => {
                 let pre = pre::find(pre).ok_or_else(|| {
                     Error::Unsupported(format!(

@@ -2,8 +2,9 @@
 //! score are merged first. What is no token in the end is written byte by byte.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
+use super::ids::Ids;
 use super::vocab::{Texts, Vocab, damaged, flag, per_token};
 use crate::gguf::File;
 use crate::{Error, Result};
@@ -12,8 +13,10 @@ const NONE: u32 = u32::MAX;
 
 /// Scores and rules of a SentencePiece vocabulary.
 pub(super) struct Spm {
-    /// Tokens by their text as it stands in the file.
-    ids: HashMap<Box<[u8]>, u32>,
+    /// Tokens by their text as it stands in the file: all texts, where each ends, and the table.
+    texts: Vec<u8>,
+    ends: Vec<u32>,
+    ids: Ids,
     scores: Vec<f32>,
     /// The token of each byte.
     bytes: [u32; 256],
@@ -24,25 +27,43 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    pub(super) fn read(file: &File, vocab: &Vocab, texts: &Texts<'_>) -> Result<Spm> {
+    pub(super) fn read(file: &File, vocab: &Vocab, texts: Texts<'_>) -> Result<Spm> {
         let key = "tokenizer.ggml.scores";
         let scores = per_token(file, key, vocab.len())?
             .ok_or_else(|| damaged(format_args!("{key} is missing")))?
             .floats()
             .ok_or_else(|| damaged(format_args!("{key} is no list of floats")))?;
-        let find = |text: &[u8]| texts.ids.get(text).copied();
+        let find = |text: &[u8]| texts.find(text);
         let bytes = std::array::from_fn(|byte| {
             let named = find(format!("<0x{byte:02X}>").as_bytes());
             let plain = u8::try_from(byte).ok().and_then(|b| find(&[b]));
             named.or(plain).unwrap_or(NONE)
         });
+        let mut all = Vec::new();
+        let mut ends = Vec::with_capacity(texts.list.len());
+        for text in &texts.list {
+            all.extend(*text);
+            ends.push(u32::try_from(all.len()).map_err(|_| damaged("the tokens exceed 4 GiB"))?);
+        }
         Ok(Spm {
-            ids: texts.ids.iter().map(|(text, id)| ((*text).into(), *id)).collect(),
+            texts: all,
+            ends,
             scores,
             bytes,
             unk: vocab.unk,
             longest: texts.list.iter().map(|text| text.len()).max().unwrap_or(0),
+            ids: texts.ids,
             space_prefix: flag(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+        })
+    }
+
+    /// The token of a text.
+    fn id(&self, text: &[u8]) -> Option<u32> {
+        self.ids.find(text, |id| {
+            let id = id as usize;
+            let start = id.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
+            let end = self.ends.get(id).copied().unwrap_or(0);
+            self.texts.get(start as usize..end as usize).unwrap_or(&[])
         })
     }
 
@@ -58,8 +79,8 @@ impl Spm {
         work.merge(self);
         for symbol in work.symbols.iter().filter(|s| s.len > 0) {
             let bytes = symbol.text(escaped.as_bytes());
-            match self.ids.get(bytes) {
-                Some(id) => out.push(*id),
+            match self.id(bytes) {
+                Some(id) => out.push(id),
                 None => self.spell(bytes, out)?,
             }
         }
@@ -162,9 +183,9 @@ impl<'a> Work<'a> {
             return;
         }
         let both = Symbol { start: a.start, len, prev: NONE, next: NONE };
-        if let Some(id) = spm.ids.get(both.text(self.text)) {
+        if let Some(id) = spm.id(both.text(self.text)) {
             // Adding zero makes one zero of the two.
-            let score = spm.scores.get(*id as usize).copied().unwrap_or(0.0) + 0.0;
+            let score = spm.scores.get(id as usize).copied().unwrap_or(0.0) + 0.0;
             self.heap.push(Merge { score, left, right, len });
         }
     }

@@ -14,7 +14,7 @@ use super::byte_level;
 use super::pre::Pre;
 use super::split;
 use super::vocab::{Texts, Vocab, damaged, strings};
-use crate::gguf::File;
+use crate::gguf::{File, shown};
 use crate::{Error, Result};
 
 /// The end of a list, the lack of a token, and a symbol merged into its neighbour.
@@ -63,7 +63,7 @@ impl Bpe {
         let pieces = list.par_chunks(PIECE).zip(merges.par_chunks_mut(PIECE));
         pieces.for_each(|(list, merges)| find_all(list, merges, texts));
         if let Some(rank) = merges.iter().position(|m| m.token == NONE) {
-            let shown = String::from_utf8_lossy(list[rank]).escape_debug().to_string();
+            let shown = shown(list[rank]);
             let why = if halves(list[rank]).is_none() { "is no pair" } else { "names unknown tokens" };
             return Err(damaged(format_args!("merge {rank}, \"{shown}\", {why}")));
         }

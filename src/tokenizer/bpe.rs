@@ -11,9 +11,10 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::byte_level;
+use super::ids::Words;
 use super::pre::Pre;
 use super::split;
-use super::vocab::{Texts, Vocab, damaged, strings};
+use super::vocab::{Texts, damaged, strings};
 use crate::gguf::{File, shown};
 use crate::{Error, Result};
 
@@ -32,7 +33,7 @@ pub(super) struct Bpe {
     /// Pair of ids → rank. Made for the first word: whoever only looks at a file needs none.
     ranks: OnceLock<HashMap<u64, u32>>,
     /// Whole words that are tokens, where the rules take them so.
-    words: HashMap<Box<[u8]>, u32>,
+    words: Option<Words>,
 }
 
 /// A pair of tokens and the one that it becomes.
@@ -48,10 +49,10 @@ fn pair(left: u32, right: u32) -> u64 {
 }
 
 impl Bpe {
-    pub(super) fn read(file: &File, pre: &'static Pre, vocab: &Vocab, texts: &Texts<'_>) -> Result<Bpe> {
-        let find = |text: &[u8]| texts.find(text);
+    pub(super) fn read(file: &File, pre: &'static Pre, texts: &Texts<'_>) -> Result<Bpe> {
         let mut utf8 = [0; 4];
-        let bytes = byte_level::chars().map(|c| find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
+        let bytes =
+            byte_level::chars().map(|c| texts.find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
 
         let list: Vec<&[u8]> = strings(file, "tokenizer.ggml.merges")?.collect();
         if u32::try_from(list.len()).is_err() {
@@ -61,25 +62,25 @@ impl Bpe {
         let unknown = Merge { left: NONE, right: NONE, token: NONE };
         let mut merges = vec![unknown; list.len()];
         let pieces = list.par_chunks(PIECE).zip(merges.par_chunks_mut(PIECE));
-        pieces.for_each(|(list, merges)| find_all(list, merges, texts));
+        let words = || {
+            // What is not written byte by byte is no word.
+            let append = |text: &[u8], all: &mut Vec<u8>| {
+                let start = all.len();
+                if !byte_level::decode(text, all) {
+                    all.truncate(start);
+                }
+            };
+            pre.whole_words.then(|| Words::new(&texts.list, append)).transpose()
+        };
+        let lookups = || pieces.for_each(|(list, merges)| find_all(list, merges, texts));
+        let (words, ()) = rayon::join(words, lookups);
         if let Some(rank) = merges.iter().position(|m| m.token == NONE) {
             let shown = shown(list[rank]);
             let why = if halves(list[rank]).is_none() { "is no pair" } else { "names unknown tokens" };
             return Err(damaged(format_args!("merge {rank}, \"{shown}\", {why}")));
         }
 
-        let mut words = HashMap::new();
-        if pre.whole_words {
-            words.reserve(vocab.len());
-            let mut decoded = Vec::new();
-            for (id, text) in (0u32..).zip(&texts.list) {
-                decoded.clear();
-                if byte_level::decode(text, &mut decoded) {
-                    words.insert(decoded.as_slice().into(), id);
-                }
-            }
-        }
-        Ok(Bpe { pre, bytes, merges, ranks: OnceLock::new(), words })
+        Ok(Bpe { pre, bytes, merges, ranks: OnceLock::new(), words: words? })
     }
 
     /// Appends the ids of a text without special tokens.
@@ -95,8 +96,8 @@ impl Bpe {
     }
 
     fn word(&self, word: &[u8], work: &mut Work, out: &mut Vec<u32>) -> Result<()> {
-        if let Some(id) = self.words.get(word) {
-            out.push(*id);
+        if let Some(id) = self.words.as_ref().and_then(|words| words.find(word)) {
+            out.push(id);
             return Ok(());
         }
         work.clear();

@@ -2,6 +2,9 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use super::vocab::damaged;
+use crate::Result;
+
 /// No id.
 const NONE: u32 = u32::MAX;
 
@@ -17,7 +20,7 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Of several ids with the same text, the last is found.
-    pub(super) fn new<'a>(texts: &[&'a [u8]]) -> Ids {
+    pub(super) fn new(texts: &[&[u8]]) -> Ids {
         let slots = vec![(0, NONE); texts.len().saturating_mul(2).next_power_of_two().max(2)];
         let mut ids = Ids { hasher: RandomState::new(), slots, unique: true };
         for (id, text) in (0u32..).zip(texts) {
@@ -50,6 +53,44 @@ impl Ids {
             slot = (slot + 1) & mask;
         }
     }
+}
+
+/// A table with texts of its own, in one piece.
+pub(super) struct Words {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    ids: Ids,
+}
+
+impl Words {
+    /// The texts of ids from 0 on; `append` puts each behind the others.
+    ///
+    /// # Errors
+    /// For more bytes than are counted.
+    pub(super) fn new(texts: &[&[u8]], append: impl Fn(&[u8], &mut Vec<u8>)) -> Result<Words> {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::with_capacity(texts.len());
+        for text in texts {
+            append(text, &mut bytes);
+            ends.push(u32::try_from(bytes.len()).map_err(|_| damaged("the tokens exceed 4 GiB"))?);
+        }
+        let list: Vec<&[u8]> = (0u32..).zip(&ends).map(|(id, _)| text_of(&bytes, &ends, id)).collect();
+        let ids = Ids::new(&list);
+        Ok(Words { bytes, ends, ids })
+    }
+
+    /// The id of a text.
+    pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
+        self.ids.find(text, |id| text_of(&self.bytes, &self.ends, id))
+    }
+}
+
+/// The bytes of an id in a list of texts without gaps; nothing for an id that is not there.
+pub(super) fn text_of<'a>(bytes: &'a [u8], ends: &[u32], id: u32) -> &'a [u8] {
+    let id = id as usize;
+    let start = id.checked_sub(1).and_then(|i| ends.get(i)).copied().unwrap_or(0);
+    let Some(end) = ends.get(id) else { return &[] };
+    bytes.get(start as usize..*end as usize).unwrap_or(&[])
 }
 
 #[cfg(test)]

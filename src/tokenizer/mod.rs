@@ -99,7 +99,7 @@ impl Tokenizer {
         let pre = pre.unwrap_or("default");
         let (vocab, texts) = Vocab::read(file, model)?;
         let (scheme, bos_by_default) = match model {
-            Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, texts)?), true),
+            Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
             Model::Bpe => {
                 let pre = pre::find(pre).ok_or_else(|| {
                     Error::Unsupported(format!(
@@ -107,7 +107,7 @@ impl Tokenizer {
                         shown(pre.as_bytes())
                     ))
                 })?;
-                (Scheme::Bpe(Bpe::read(file, pre, &vocab, &texts)?), pre.add_bos)
+                (Scheme::Bpe(Bpe::read(file, pre, &texts)?), pre.add_bos)
             }
         };
         let specials = Specials::new(&vocab, strips(file));

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::ids::Ids;
+use super::ids::Words;
 use super::vocab::{Texts, Vocab, damaged, flag, per_token};
 use crate::gguf::File;
 use crate::{Error, Result};
@@ -13,10 +13,8 @@ const NONE: u32 = u32::MAX;
 
 /// Scores and rules of a SentencePiece vocabulary.
 pub(super) struct Spm {
-    /// Tokens by their text as it stands in the file: all texts, where each ends, and the table.
-    texts: Vec<u8>,
-    ends: Vec<u32>,
-    ids: Ids,
+    /// Tokens by their text as it stands in the file.
+    words: Words,
     scores: Vec<f32>,
     /// The token of each byte.
     bytes: [u32; 256],
@@ -27,7 +25,7 @@ pub(super) struct Spm {
 }
 
 impl Spm {
-    pub(super) fn read(file: &File, vocab: &Vocab, texts: Texts<'_>) -> Result<Spm> {
+    pub(super) fn read(file: &File, vocab: &Vocab, texts: &Texts<'_>) -> Result<Spm> {
         let key = "tokenizer.ggml.scores";
         let scores = per_token(file, key, vocab.len())?
             .ok_or_else(|| damaged(format_args!("{key} is missing")))?
@@ -39,31 +37,13 @@ impl Spm {
             let plain = u8::try_from(byte).ok().and_then(|b| find(&[b]));
             named.or(plain).unwrap_or(NONE)
         });
-        let mut all = Vec::new();
-        let mut ends = Vec::with_capacity(texts.list.len());
-        for text in &texts.list {
-            all.extend(*text);
-            ends.push(u32::try_from(all.len()).map_err(|_| damaged("the tokens exceed 4 GiB"))?);
-        }
         Ok(Spm {
-            texts: all,
-            ends,
+            words: Words::new(&texts.list, |text, all| all.extend(text))?,
             scores,
             bytes,
             unk: vocab.unk,
             longest: texts.list.iter().map(|text| text.len()).max().unwrap_or(0),
-            ids: texts.ids,
             space_prefix: flag(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
-        })
-    }
-
-    /// The token of a text.
-    fn id(&self, text: &[u8]) -> Option<u32> {
-        self.ids.find(text, |id| {
-            let id = id as usize;
-            let start = id.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
-            let end = self.ends.get(id).copied().unwrap_or(0);
-            self.texts.get(start as usize..end as usize).unwrap_or(&[])
         })
     }
 
@@ -79,7 +59,7 @@ impl Spm {
         work.merge(self);
         for symbol in work.symbols.iter().filter(|s| s.len > 0) {
             let bytes = symbol.text(escaped.as_bytes());
-            match self.id(bytes) {
+            match self.words.find(bytes) {
                 Some(id) => out.push(id),
                 None => self.spell(bytes, out)?,
             }
@@ -183,7 +163,7 @@ impl<'a> Work<'a> {
             return;
         }
         let both = Symbol { start: a.start, len, prev: NONE, next: NONE };
-        if let Some(id) = spm.id(both.text(self.text)) {
+        if let Some(id) = spm.words.find(both.text(self.text)) {
             // Adding zero makes one zero of the two.
             let score = spm.scores.get(id as usize).copied().unwrap_or(0.0) + 0.0;
             self.heap.push(Merge { score, left, right, len });

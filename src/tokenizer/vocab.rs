@@ -1,7 +1,7 @@
 //! The list of tokens: their bytes, their kinds, and which of them mean something.
 
 use super::byte_level;
-use super::ids::Ids;
+use super::ids::{Ids, text_of};
 use crate::gguf::{Array, File};
 use crate::{Error, Result};
 
@@ -285,10 +285,7 @@ impl Vocab {
 
     /// The bytes a token stands for, whatever its kind; nothing for an id that is not there.
     pub(super) fn raw(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        let start = id.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
-        let Some(end) = self.ends.get(id) else { return &[] };
-        self.bytes.get(start as usize..*end as usize).unwrap_or(&[])
+        text_of(&self.bytes, &self.ends, id)
     }
 
     pub(super) fn kind(&self, id: u32) -> Option<Kind> {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -306,6 +306,7 @@ fn a_file_that_is_written_to_is_noticed() {
 #[cfg(unix)]
 #[test]
 fn a_file_that_shrinks_while_text_is_made_is_an_error() {
+    use std::io::Read;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     for cut in [0, 4096, 1 << 20] {

@@ -325,6 +325,50 @@ fn a_file_that_shrinks_while_text_is_made_is_an_error() {
     }
 }
 
+/// What an engine has read before it is ready, and what the CPU engine reads at every step.
+#[cfg(unix)]
+#[test]
+fn engines_refuse_weights_that_have_changed() {
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    use infer::engine::{self, DeviceChoice, Options};
+    use infer::kernels::sample::Sampling;
+    use infer::model::Model;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let model = || {
+        std::fs::copy(common::repo("assets/demo.gguf"), &path).unwrap();
+        Arc::new(Model::from_file(File::open(&path).unwrap()).unwrap())
+    };
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let options = Options { device: device.clone(), ..Options::default() };
+        let cut = model();
+        shorten(&path, 100_000);
+        match engine::open(cut, &options, &mut go_on) {
+            Err(infer::Error::Device(_)) if device == DeviceChoice::Gpu => {
+                common::note(
+                    "SKIPPED: engines_refuse_weights_that_have_changed on a GPU: there is no adapter",
+                );
+            }
+            Err(infer::Error::File(line)) => assert!(line.contains("changed while it was read"), "{line}"),
+            other => panic!("{device:?}: {:?}", other.map(|_| ())),
+        }
+    }
+    let options = Options { device: DeviceChoice::Cpu, ..Options::default() };
+    let mut engine = engine::open(model(), &options, &mut go_on).unwrap();
+    engine.begin(0, &[0, 2, 318], &Sampling::greedy(), 8, &mut go_on).unwrap();
+    engine.next().unwrap();
+    engine.next().unwrap();
+    shorten(&path, 100_000);
+    assert_eq!(engine.next().unwrap_err().exit_code(), 3);
+    let refused = engine.begin(0, &[0, 2, 318], &Sampling::greedy(), 8, &mut go_on);
+    assert_eq!(refused.unwrap_err().exit_code(), 3);
+    assert_eq!(engine.logits(&[0, 2], true, &mut go_on, &mut |_| Ok(())).unwrap_err().exit_code(), 3);
+}
+
 /// A map that is none of a model's ends the process as it always has. The test runs itself again
 /// to see that.
 #[cfg(unix)]

@@ -9,7 +9,7 @@ pub enum Error {
     /// A flag, a value or an argument is wrong: exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// The file is missing, unreadable, damaged or no GGUF: exit code 3.
+    /// The file is missing, unreadable, damaged, no GGUF or changed while it was read: exit code 3.
     #[error("{0}")]
     File(String),
     /// The file is sound, but this program does not know its architecture, a tensor type or

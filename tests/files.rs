@@ -1,10 +1,10 @@
-//! Models as they lie on a disk: in several files, in files that change while they are read, and
-//! in files that are large.
+//! Models as they lie on a disk: in several files, in files that change while they are read, in
+//! files that are large, and in files whose texts are meant to harm.
 
 mod common;
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,7 +21,7 @@ fn split_demo(folder: &Path, name: &str, count: u16) -> Vec<PathBuf> {
     for no in 0..count {
         let mut writer = Writer::new();
         if no == 0 {
-            copy_metadata(&demo, &mut writer);
+            copy_metadata(&demo, &mut writer, &[]);
         }
         let all = i32::try_from(demo.tensors().len()).unwrap();
         writer.u16("split.no", no).u16("split.count", count).i32("split.tensors.count", all);
@@ -34,8 +34,8 @@ fn split_demo(folder: &Path, name: &str, count: u16) -> Vec<PathBuf> {
     paths
 }
 
-fn copy_metadata(from: &File, to: &mut Writer) {
-    for (key, value) in from.metadata() {
+fn copy_metadata(from: &File, to: &mut Writer, but: &[&str]) {
+    for (key, value) in from.metadata().filter(|(key, _)| !but.contains(key)) {
         match value {
             Value::String(_) => to.str(key, value.as_str().unwrap()),
             Value::U32(v) => to.u32(key, v),
@@ -306,6 +306,7 @@ fn a_file_that_is_written_to_is_noticed() {
 #[cfg(unix)]
 #[test]
 fn a_file_that_shrinks_while_text_is_made_is_an_error() {
+    use std::io::Read;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
     for cut in [0, 4096, 1 << 20] {
@@ -322,6 +323,50 @@ fn a_file_that_shrinks_while_text_is_made_is_an_error() {
         let expected = format!("error: {}: changed while it was read: start again\n", path.display());
         assert_eq!((output.status.code(), stderr), (Some(3), expected), "cut to {cut}: {}", output.status);
     }
+}
+
+/// What an engine has read before it is ready, and what the CPU engine reads at every step.
+#[cfg(unix)]
+#[test]
+fn engines_refuse_weights_that_have_changed() {
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    use infer::engine::{self, DeviceChoice, Options};
+    use infer::kernels::sample::Sampling;
+    use infer::model::Model;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let model = || {
+        std::fs::copy(common::repo("assets/demo.gguf"), &path).unwrap();
+        Arc::new(Model::from_file(File::open(&path).unwrap()).unwrap())
+    };
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let options = Options { device: device.clone(), ..Options::default() };
+        let cut = model();
+        shorten(&path, 100_000);
+        match engine::open(cut, &options, &mut go_on) {
+            Err(infer::Error::Device(_)) if device == DeviceChoice::Gpu => {
+                common::note(
+                    "SKIPPED: engines_refuse_weights_that_have_changed on a GPU: there is no adapter",
+                );
+            }
+            Err(infer::Error::File(line)) => assert!(line.contains("changed while it was read"), "{line}"),
+            other => panic!("{device:?}: {:?}", other.map(|_| ())),
+        }
+    }
+    let options = Options { device: DeviceChoice::Cpu, ..Options::default() };
+    let mut engine = engine::open(model(), &options, &mut go_on).unwrap();
+    engine.begin(0, &[0, 2, 318], &Sampling::greedy(), 8, &mut go_on).unwrap();
+    engine.next().unwrap();
+    engine.next().unwrap();
+    shorten(&path, 100_000);
+    assert_eq!(engine.next().unwrap_err().exit_code(), 3);
+    let refused = engine.begin(0, &[0, 2, 318], &Sampling::greedy(), 8, &mut go_on);
+    assert_eq!(refused.unwrap_err().exit_code(), 3);
+    assert_eq!(engine.logits(&[0, 2], true, &mut go_on, &mut |_| Ok(())).unwrap_err().exit_code(), 3);
 }
 
 /// A map that is none of a model's ends the process as it always has. The test runs itself again
@@ -381,4 +426,82 @@ fn a_large_file_is_read_where_its_tensors_are() {
     assert_eq!(report["tensors"][1]["offset"], data_start + far);
     shorten(&path, data_start + far + 31);
     assert!(File::open(&path).unwrap_err().to_string().contains("tensor far: 32 bytes"));
+}
+
+/// Clears the screen, sets the title, adds a line, and turns the direction of writing.
+const HARM: &str = "x\u{1b}[2J\u{1b}]0;title\u{7}\nerror: y\r\u{9b}31m\u{202e}z\u{2066}\u{61c}";
+
+/// Nothing that a file says reaches a terminal raw, whatever it is said about.
+#[test]
+fn texts_of_a_file_are_shown_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = File::open(&common::repo("assets/demo.gguf")).unwrap();
+    let with = |but: &[&str], change: &dyn Fn(&mut Writer) -> &mut Writer| {
+        let mut writer = Writer::new();
+        copy_metadata(&demo, &mut writer, but);
+        change(&mut writer);
+        for t in demo.tensors() {
+            writer.tensor(&t.name, t.ty, &t.shape[..t.n_dims], demo.data(t));
+        }
+        writer.finish()
+    };
+    let text = |key: &'static str| with(&[key], &|w| w.str(key, HARM));
+    let template = |template: &str| {
+        let key = "tokenizer.chat_template";
+        with(&[key], &|w| w.str(key, template))
+    };
+    let merges = "tokenizer.ggml.merges";
+    let nan: Vec<u8> = [f32::NAN; 8].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let tensor = format!("blk.0.{HARM}");
+    let mut unknown_type = with(&[], &|w| w.tensor(&tensor, Type::F32, &[8], &nan));
+    let at = unknown_type.windows(tensor.len()).position(|w| w == tensor.as_bytes()).unwrap();
+    unknown_type[at + tensor.len() + 12] = 99;
+    // What it is about, the bytes, and whether `run` refuses it.
+    let files = [
+        ("key", with(&[], &|w| w.str(HARM, HARM).strings("list", &[HARM])), false),
+        ("key twice", with(&[], &|w| w.str(HARM, "x").str(HARM, "x")), true),
+        ("name", text("general.name"), false),
+        ("architecture", text("general.architecture"), true),
+        ("tokenizer", text("tokenizer.ggml.model"), true),
+        ("pre-tokenizer", text("tokenizer.ggml.pre"), true),
+        ("merge", with(&[merges], &|w| w.strings(merges, &[format!("a {HARM}")])), true),
+        (
+            "scaling",
+            with(&[], &|w| w.str("llama.rope.scaling.type", HARM).f32("llama.rope.scaling.factor", 2.0)),
+            true,
+        ),
+        ("tensor", with(&[], &|w| w.tensor(&tensor, Type::F32, &[8], &nan)), true),
+        ("tensor's type", unknown_type, true),
+        ("exception", template(&format!("{{{{ raise_exception('{HARM}') }}}}")), true),
+        ("template's error", template(&format!("{{{{ {HARM} }}}}")), true),
+        ("template's filter", template(&format!("{{{{ 'x' | x{HARM} }}}}")), true),
+    ];
+    let acts = |c: char| c != '\n' && (c.is_control() || "\u{61c}\u{202e}\u{2066}".contains(c));
+    for (what, bytes, refused) in &files {
+        let path = folder.path().join(format!("{what}.gguf"));
+        std::fs::write(&path, bytes).unwrap();
+        let path = path.to_str().unwrap();
+        for arguments in [
+            &["inspect", path, "--tensors"][..],
+            &["inspect", path, "--check", "--json"],
+            &["run", path, "--prompt", "x", "--device", "no such device"],
+            &["tokenize", path, "--text", "x"],
+            &["logits", path, "--ids", "1", "--out", "-", "--device", "no such device"],
+        ] {
+            let (code, stdout, stderr) = infer(arguments);
+            assert!(!stdout.contains(acts) && !stderr.contains(acts), "{what}: {stdout:?} {stderr:?}");
+            assert!(stderr.lines().count() <= 1, "{what}: {stderr:?}");
+            assert!(stderr.len() < 1000, "{what}: {stderr:?}");
+            if arguments[0] == "run" {
+                assert_eq!(code != 5, *refused, "{what}: {stderr:?}");
+            }
+        }
+    }
+    // The path is the user's own, and may have been made by somebody else.
+    let path = folder.path().join(format!("{}.gguf", HARM.replace('/', "")));
+    let (code, _, stderr) = infer(&["inspect", path.to_str().unwrap()]);
+    assert!(code == 3 && !stderr.contains(acts) && stderr.lines().count() == 1, "{stderr:?}");
+    std::fs::copy(common::repo("assets/demo.gguf"), &path).unwrap();
+    let (code, stdout, stderr) = infer(&["inspect", path.to_str().unwrap()]);
+    assert!(code == 0 && stderr.is_empty() && !stdout.contains(acts), "{stdout:?}");
 }

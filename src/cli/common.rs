@@ -24,7 +24,7 @@ static DEMO_FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("../../assets/demo.g
 /// The model of a command.
 #[derive(clap::Args)]
 pub(super) struct ModelArg {
-    /// A GGUF file, or `demo`, the model that is part of this program
+    /// A GGUF file (of a split model any part), or `demo`, the model that is part of this program
     #[arg(value_name = "MODEL", default_value = DEMO)]
     path: PathBuf,
 }

@@ -41,8 +41,8 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("INFER_COMMI
 
 /// Runs GGUF language models on any GPU.
 ///
-/// MODEL is the path of a GGUF file, or `demo`, a small model that is part of this program and
-/// that is also taken where no MODEL is given.
+/// MODEL is the path of a GGUF file, for a split model that of any part, or `demo`, a small model
+/// that is part of this program and that is also taken where no MODEL is given.
 #[derive(Parser)]
 #[command(name = "infer", version = VERSION, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {

@@ -34,7 +34,25 @@ pub fn print(text: &str) -> Result<()> {
 /// As [`print`]'s.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::Other(format!("JSON: {e}")))?;
-    print(&(text + "\n"))
+    print(&(harmless(text) + "\n"))
+}
+
+/// JSON without characters that a terminal would act upon. They stand in strings alone, where
+/// their number means the same.
+fn harmless(json: String) -> String {
+    let acts = |c: char| c != '\n' && acts(c);
+    if !json.contains(acts) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if acts(c) {
+            out += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Writes one line to stderr, with whatever a file may have put into it escaped. When stderr is
@@ -55,12 +73,17 @@ pub(super) fn say_text(text: &str) {
     let _ = write!(io::stderr(), "{text}");
 }
 
-/// A text with control characters, and those that turn the direction of writing, escaped.
+/// Control characters, and those that turn the direction of writing.
+fn acts(c: char) -> bool {
+    let turns = |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns(c)
+}
+
+/// A text with characters escaped that a terminal would act upon.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || turns {
+        if acts(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -105,6 +128,7 @@ mod tests {
     fn nothing_reaches_the_terminal_raw() {
         assert_eq!(escape("a\x1b[31m\n\u{9b}\u{202e}é"), "a\\u{1b}[31m\\n\\u{9b}\\u{202e}é");
         assert_eq!(quoted("a\"\\n\n"), r#""a\"\\n\n""#);
+        assert_eq!(harmless("{\n\"a\\u001b\u{9b}\u{202e}é\"}".to_owned()), "{\n\"a\\u001b\\u009b\\u202eé\"}");
         assert_eq!(shown(b"caf\xe9", 10), "\"caf\u{fffd}\"");
         assert_eq!(shown("ééééé".as_bytes(), 3), "\"ééé\"… (10 bytes)");
         assert_eq!(shown("ééé".as_bytes(), 3), "\"ééé\"");

@@ -26,3 +26,4 @@ pub use error::Error;
 pub use file::{File, Part, Tensor};
 pub use map::Map;
 pub use value::{Array, StringIter, Value, ValueType};
+pub(crate) use walk::shown;

@@ -24,8 +24,8 @@ pub(super) struct Header {
     pub(super) data_start: u64,
 }
 
-/// Bytes as text that is safe to print and not too long.
-pub(super) fn shown(bytes: &[u8]) -> String {
+/// Bytes as text that is safe to print and not too long: for errors.
+pub(crate) fn shown(bytes: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(bytes).chars().take(64).collect();
     text.escape_debug().to_string()
 }

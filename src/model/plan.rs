@@ -142,7 +142,7 @@ impl Plan {
         match names.find(|name| matters(name) && !used.contains(name) && !scales.contains(*name)) {
             Some(name) => Err(Error::Unsupported(format!(
                 "tensor {}: not known to architecture {}, and the result would be wrong without it",
-                name.escape_debug(),
+                crate::gguf::shown(name.as_bytes()),
                 self.spec.architecture
             ))),
             None => Ok(()),

@@ -173,6 +173,9 @@ fn scaling(keys: &Keys<'_>) -> Result<Scaling> {
                 beta_slow: keys.f32_or("rope.scaling.yarn_beta_slow", 1.0)?,
             })
         }
-        other => Err(keys.unsupported(format!("RoPE scaling of type {other:?}"))),
+        other => {
+            Err(keys
+                .unsupported(format!("RoPE scaling of type \"{}\"", crate::gguf::shown(other.as_bytes()))))
+        }
     }
 }

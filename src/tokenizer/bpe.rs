@@ -6,28 +6,42 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
 
 use super::byte_level;
+use super::ids::Words;
 use super::pre::Pre;
 use super::split;
-use super::vocab::{Texts, Vocab, damaged, strings};
-use crate::gguf::File;
+use super::vocab::{Texts, damaged, strings};
+use crate::gguf::{File, shown};
 use crate::{Error, Result};
 
 /// The end of a list, the lack of a token, and a symbol merged into its neighbour.
 const NONE: u32 = u32::MAX;
+/// Merges that one thread looks up at a time.
+const PIECE: usize = 8192;
 
 /// Merges and rules of a byte-level vocabulary.
 pub(super) struct Bpe {
     pre: &'static Pre,
     /// The token of each byte.
     bytes: [u32; 256],
-    /// Pair of ids → rank.
-    ranks: HashMap<u64, u32>,
-    /// Rank → the token that the pair becomes.
-    merged: Vec<u32>,
+    /// By rank.
+    merges: Vec<Merge>,
+    /// Pair of ids → rank. Made for the first word: whoever only looks at a file needs none.
+    ranks: OnceLock<HashMap<u64, u32>>,
     /// Whole words that are tokens, where the rules take them so.
-    words: HashMap<Box<[u8]>, u32>,
+    words: Option<Words>,
+}
+
+/// A pair of tokens and the one that it becomes.
+#[derive(Clone, Copy)]
+struct Merge {
+    left: u32,
+    right: u32,
+    token: u32,
 }
 
 fn pair(left: u32, right: u32) -> u64 {
@@ -35,44 +49,38 @@ fn pair(left: u32, right: u32) -> u64 {
 }
 
 impl Bpe {
-    pub(super) fn read(file: &File, pre: &'static Pre, vocab: &Vocab, texts: &Texts<'_>) -> Result<Bpe> {
-        let find = |text: &[u8]| texts.ids.get(text).copied();
+    pub(super) fn read(file: &File, pre: &'static Pre, texts: &Texts<'_>) -> Result<Bpe> {
         let mut utf8 = [0; 4];
-        let bytes = byte_level::chars().map(|c| find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
+        let bytes =
+            byte_level::chars().map(|c| texts.find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
 
-        let list = strings(file, "tokenizer.ggml.merges")?;
-        let mut ranks = HashMap::with_capacity(list.len());
-        let mut merged = Vec::with_capacity(list.len());
-        let mut whole = Vec::new();
-        for (rank, text) in (0u32..).zip(list) {
-            let show = || String::from_utf8_lossy(text).escape_debug().to_string();
-            // A token never begins with a plain space, so a space in first place is a letter.
-            let space = text.iter().skip(1).position(|b| *b == b' ').map(|i| i + 1);
-            let Some((left, right)) = space.and_then(|i| Some((text.get(..i)?, text.get(i + 1..)?))) else {
-                return Err(damaged(format_args!("merge {rank}, \"{}\", is no pair", show())));
-            };
-            whole.clear();
-            whole.extend(left);
-            whole.extend(right);
-            let (Some(left), Some(right), Some(id)) = (find(left), find(right), find(&whole)) else {
-                return Err(damaged(format_args!("merge {rank}, \"{}\", names unknown tokens", show())));
-            };
-            ranks.entry(pair(left, right)).or_insert(rank);
-            merged.push(id);
+        let list: Vec<&[u8]> = strings(file, "tokenizer.ggml.merges")?.collect();
+        if u32::try_from(list.len()).is_err() {
+            return Err(damaged(format_args!("tokenizer.ggml.merges has {} entries", list.len())));
         }
-
-        let mut words = HashMap::new();
-        if pre.whole_words {
-            words.reserve(vocab.len());
-            let mut decoded = Vec::new();
-            for (id, text) in (0u32..).zip(&texts.list) {
-                decoded.clear();
-                if byte_level::decode(text, &mut decoded) {
-                    words.insert(decoded.as_slice().into(), id);
+        // Hundreds of thousands, each with three texts that may be anywhere.
+        let unknown = Merge { left: NONE, right: NONE, token: NONE };
+        let mut merges = vec![unknown; list.len()];
+        let pieces = list.par_chunks(PIECE).zip(merges.par_chunks_mut(PIECE));
+        let words = || {
+            // What is not written byte by byte is no word.
+            let append = |text: &[u8], all: &mut Vec<u8>| {
+                let start = all.len();
+                if !byte_level::decode(text, all) {
+                    all.truncate(start);
                 }
-            }
+            };
+            pre.whole_words.then(|| Words::new(&texts.list, append)).transpose()
+        };
+        let lookups = || pieces.for_each(|(list, merges)| find_all(list, merges, texts));
+        let (words, ()) = rayon::join(words, lookups);
+        if let Some(rank) = merges.iter().position(|m| m.token == NONE) {
+            let shown = shown(list[rank]);
+            let why = if halves(list[rank]).is_none() { "is no pair" } else { "names unknown tokens" };
+            return Err(damaged(format_args!("merge {rank}, \"{shown}\", {why}")));
         }
-        Ok(Bpe { pre, bytes, ranks, merged, words })
+
+        Ok(Bpe { pre, bytes, merges, ranks: OnceLock::new(), words: words? })
     }
 
     /// Appends the ids of a text without special tokens.
@@ -88,8 +96,8 @@ impl Bpe {
     }
 
     fn word(&self, word: &[u8], work: &mut Work, out: &mut Vec<u32>) -> Result<()> {
-        if let Some(id) = self.words.get(word) {
-            out.push(*id);
+        if let Some(id) = self.words.as_ref().and_then(|words| words.find(word)) {
+            out.push(id);
             return Ok(());
         }
         work.clear();
@@ -102,13 +110,54 @@ impl Bpe {
             }
             work.push(id);
         }
+        let ranks = self.ranks.get_or_init(|| ranks(&self.merges));
         work.merge(|left, right| {
-            let rank = *self.ranks.get(&pair(left, right))?;
-            Some((rank, *self.merged.get(rank as usize)?))
+            let rank = *ranks.get(&pair(left, right))?;
+            Some((rank, self.merges.get(rank as usize)?.token))
         });
         out.extend(work.ids.iter().filter(|id| **id != NONE));
         Ok(())
     }
+}
+
+/// The two texts of a merge. A token never begins with a plain space, so a space in first place is
+/// a letter.
+fn halves(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = text.iter().skip(1).position(|b| *b == b' ')?;
+    Some((text.get(..space + 1)?, text.get(space + 2..)?))
+}
+
+/// Finds the tokens of merges; those of which one is unknown are left as they are.
+fn find_all(list: &[&[u8]], merges: &mut [Merge], texts: &Texts<'_>) {
+    let mut whole = Vec::new();
+    let mut last = NONE;
+    for (text, merge) in list.iter().zip(merges) {
+        let Some((left, right)) = halves(text) else { continue };
+        // Vocabularies are learnt merge by merge: a merge's token mostly follows the one before.
+        let is_next = |id: &u32| {
+            let next = texts.list.get(*id as usize).and_then(|text| text.strip_prefix(left));
+            texts.ids.unique && next == Some(right)
+        };
+        let guess = [last, last.wrapping_add(1)].into_iter().find(is_next);
+        let token = guess.or_else(|| {
+            whole.clear();
+            whole.extend(left);
+            whole.extend(right);
+            texts.find(&whole)
+        });
+        if let (Some(left), Some(right), Some(token)) = (texts.find(left), texts.find(right), token) {
+            *merge = Merge { left, right, token };
+            last = token;
+        }
+    }
+}
+
+fn ranks(merges: &[Merge]) -> HashMap<u64, u32> {
+    let mut ranks = HashMap::with_capacity(merges.len());
+    for (rank, merge) in (0u32..).zip(merges) {
+        ranks.entry(pair(merge.left, merge.right)).or_insert(rank);
+    }
+    ranks
 }
 
 /// A word's symbols as a linked list, and the merges that wait. Kept from word to word.

@@ -14,6 +14,7 @@
 mod bpe;
 mod byte_level;
 mod chat;
+mod ids;
 mod made_up;
 mod pre;
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod stream;
 mod unicode;
 mod vocab;
 
-use crate::gguf::File;
+use crate::gguf::{File, shown};
 use crate::{Error, Result};
 use bpe::Bpe;
 pub use chat::{ChatTemplate, Message};
@@ -80,7 +81,7 @@ impl Tokenizer {
             Some(other) => {
                 return Err(Error::Unsupported(format!(
                     "tokenizer.ggml.model: \"{}\" is not supported (gpt2 and llama are)",
-                    other.escape_debug()
+                    shown(other.as_bytes())
                 )));
             }
             None => return Err(damaged("tokenizer.ggml.model is missing")),
@@ -105,10 +106,10 @@ impl Tokenizer {
                 let pre = pre::find(pre).ok_or_else(|| {
                     Error::Unsupported(format!(
                         "tokenizer.ggml.pre: pre-tokenizer \"{}\" is not known, and another would give wrong ids",
-                        pre.escape_debug()
+                        shown(pre.as_bytes())
                     ))
                 })?;
-                (Scheme::Bpe(Bpe::read(file, pre, &vocab, &texts)?), pre.add_bos)
+                (Scheme::Bpe(Bpe::read(file, pre, &texts)?), pre.add_bos)
             }
         };
         let specials = Specials::new(&vocab, strips(file));

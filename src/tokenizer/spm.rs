@@ -2,8 +2,9 @@
 //! score are merged first. What is no token in the end is written byte by byte.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
+use super::ids::Words;
 use super::vocab::{Texts, Vocab, damaged, flag, per_token};
 use crate::gguf::File;
 use crate::{Error, Result};
@@ -13,7 +14,7 @@ const NONE: u32 = u32::MAX;
 /// Scores and rules of a SentencePiece vocabulary.
 pub(super) struct Spm {
     /// Tokens by their text as it stands in the file.
-    ids: HashMap<Box<[u8]>, u32>,
+    words: Words,
     scores: Vec<f32>,
     /// The token of each byte.
     bytes: [u32; 256],
@@ -30,14 +31,14 @@ impl Spm {
             .ok_or_else(|| damaged(format_args!("{key} is missing")))?
             .floats()
             .ok_or_else(|| damaged(format_args!("{key} is no list of floats")))?;
-        let find = |text: &[u8]| texts.ids.get(text).copied();
+        let find = |text: &[u8]| texts.find(text);
         let bytes = std::array::from_fn(|byte| {
             let named = find(format!("<0x{byte:02X}>").as_bytes());
             let plain = u8::try_from(byte).ok().and_then(|b| find(&[b]));
             named.or(plain).unwrap_or(NONE)
         });
         Ok(Spm {
-            ids: texts.ids.iter().map(|(text, id)| ((*text).into(), *id)).collect(),
+            words: Words::new(&texts.list, |text, all| all.extend(text))?,
             scores,
             bytes,
             unk: vocab.unk,
@@ -58,8 +59,8 @@ impl Spm {
         work.merge(self);
         for symbol in work.symbols.iter().filter(|s| s.len > 0) {
             let bytes = symbol.text(escaped.as_bytes());
-            match self.ids.get(bytes) {
-                Some(id) => out.push(*id),
+            match self.words.find(bytes) {
+                Some(id) => out.push(id),
                 None => self.spell(bytes, out)?,
             }
         }
@@ -162,9 +163,9 @@ impl<'a> Work<'a> {
             return;
         }
         let both = Symbol { start: a.start, len, prev: NONE, next: NONE };
-        if let Some(id) = spm.ids.get(both.text(self.text)) {
+        if let Some(id) = spm.words.find(both.text(self.text)) {
             // Adding zero makes one zero of the two.
-            let score = spm.scores.get(*id as usize).copied().unwrap_or(0.0) + 0.0;
+            let score = spm.scores.get(id as usize).copied().unwrap_or(0.0) + 0.0;
             self.heap.push(Merge { score, left, right, len });
         }
     }

@@ -1,8 +1,7 @@
 //! The list of tokens: their bytes, their kinds, and which of them mean something.
 
-use std::collections::HashMap;
-
 use super::byte_level;
+use super::ids::{Ids, text_of};
 use crate::gguf::{Array, File};
 use crate::{Error, Result};
 
@@ -47,7 +46,14 @@ pub(super) struct Vocab {
 /// The texts as they stand in the file, while a tokenizer is being built.
 pub(super) struct Texts<'a> {
     pub(super) list: Vec<&'a [u8]>,
-    pub(super) ids: HashMap<&'a [u8], u32>,
+    pub(super) ids: Ids,
+}
+
+impl Texts<'_> {
+    /// The token of a text.
+    pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
+        self.ids.find(text, |id| self.list[id as usize])
+    }
 }
 
 /// Tokens at which generation stops wherever they are, by their text.
@@ -173,10 +179,7 @@ impl Vocab {
         if u32::try_from(tokens).is_err() {
             return Err(damaged(format_args!("{key} has {tokens} entries")));
         }
-        let mut ids = HashMap::with_capacity(tokens);
-        for (id, text) in (0u32..).zip(&list) {
-            ids.insert(*text, id);
-        }
+        let ids = Ids::new(&list);
         let texts = Texts { list, ids };
         let mut vocab = Vocab {
             bytes: Vec::new(),
@@ -203,7 +206,7 @@ impl Vocab {
     /// says what they are: converters have left many of them as plain text.
     fn mark(&mut self, file: &File, texts: &Texts<'_>) -> Result<()> {
         let tokens = texts.list.len();
-        let find = |text: &str| texts.ids.get(text.as_bytes()).copied();
+        let find = |text: &str| texts.find(text.as_bytes());
         let mut ends: Vec<u32> = Vec::new();
         for (key, names, is_end) in FILL_IN {
             let named = id(file, key, tokens)?;
@@ -282,10 +285,7 @@ impl Vocab {
 
     /// The bytes a token stands for, whatever its kind; nothing for an id that is not there.
     pub(super) fn raw(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        let start = id.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
-        let Some(end) = self.ends.get(id) else { return &[] };
-        self.bytes.get(start as usize..*end as usize).unwrap_or(&[])
+        text_of(&self.bytes, &self.ends, id)
     }
 
     pub(super) fn kind(&self, id: u32) -> Option<Kind> {

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::cli::output;
 use crate::gguf::File;
 
-pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> Result<()> {
+pub(super) fn print(file: &File, name: &str, report: &Report<'_>, tensors: bool) -> Result<()> {
     // Writing into a string cannot fail.
     let mut out = String::new();
     let architecture = report.architecture.as_deref().unwrap_or("unknown");
@@ -52,7 +52,7 @@ pub(super) fn print(file: &File, name: &str, report: &Report, tensors: bool) -> 
     let _ = writeln!(out, "\nmetadata");
     let width = file.metadata().map(|(key, _)| key.chars().count()).max().unwrap_or(0).min(48);
     for (key, value) in file.metadata() {
-        let _ = writeln!(out, "  {:width$}  {}", output::escape(key), metadata::line(value));
+        let _ = writeln!(out, "  {:width$}  {}", metadata::name(key), metadata::line(value));
     }
 
     let _ = writeln!(out, "\ntypes");

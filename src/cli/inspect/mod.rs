@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 /// What is printed, by the names that `--json` uses.
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     version: u32,
     architecture: Option<String>,
     bytes: u64,
@@ -51,7 +51,7 @@ struct Report {
     files: Vec<Part>,
     parameters: u64,
     bits_per_weight: f64,
-    metadata: serde_json::Map<String, serde_json::Value>,
+    metadata: metadata::Json<'a>,
     tensors: Vec<Row>,
     types: BTreeMap<&'static str, u64>,
     memory: Memory,
@@ -112,7 +112,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         hashes = found;
         findings.problems.extend(problems);
     }
-    let report = report(&file, memory, hashes, findings, args.json);
+    let report = report(&file, memory, hashes, findings);
     file.intact()?;
     if args.json { output::json(&report) } else { human::print(&file, &name, &report, args.tensors) }
 }
@@ -122,8 +122,7 @@ fn report(
     memory: Memory,
     mut hashes: Vec<String>,
     Findings { problems, notes }: Findings,
-    with_values: bool,
-) -> Report {
+) -> Report<'_> {
     let split = file.parts().len() > 1;
     let (mut parameters, mut bytes, mut types) = (0u64, 0u64, BTreeMap::new());
     for t in file.tensors() {
@@ -153,7 +152,7 @@ fn report(
             .map(|b| String::from_utf8_lossy(b).into_owned()),
         parameters,
         bits_per_weight,
-        metadata: if with_values { metadata::json(file) } else { serde_json::Map::new() },
+        metadata: metadata::Json(file),
         tensors: file
             .tensors()
             .iter()

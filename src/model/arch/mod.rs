@@ -5,7 +5,7 @@ mod qwen2;
 
 use super::keys::Keys;
 use super::spec::Spec;
-use crate::gguf::File;
+use crate::gguf::{File, shown};
 use crate::{Error, Result};
 
 /// Reads an architecture's metadata.
@@ -31,11 +31,8 @@ pub fn spec(file: &File) -> Result<Spec> {
         .ok_or_else(|| Error::Unsupported(format!("metadata key {key} must be text, not {}", value.ty())))?;
     let Some((_, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
         let known = names().collect::<Vec<_>>().join(", ");
-        let name: String = name.chars().take(64).collect();
-        return Err(Error::Unsupported(format!(
-            "architecture {} is not supported ({known} are)",
-            name.escape_debug()
-        )));
+        let name = shown(name.as_bytes());
+        return Err(Error::Unsupported(format!("architecture {name} is not supported ({known} are)")));
     };
     read(&Keys::new(file, name))
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use infer::cli::{execute, math, open, print, say};
-use infer::engine::quality::{Estimate, Position, Summary, compare};
+use infer::engine::quality::{self, Estimate, Position, Summary, compare};
 use infer::engine::{self, DeviceChoice, Engine, Info, Options};
 use infer::kernels::{Kv, Math};
 use infer::model::Model;
@@ -122,15 +122,12 @@ fn run(args: &Args) -> Result<String> {
 /// the model asks; a text's end may make a shorter one.
 fn windows(args: &Args, tokenizer: &Tokenizer, window: usize) -> Result<Vec<Vec<u32>>> {
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
-    let own = window - usize::from(bos.is_some());
     let mut all = Vec::new();
     for path in &args.text {
         let name = path.display();
         let text = std::fs::read_to_string(path).map_err(|e| Error::File(format!("{name}: {e}")))?;
         let ids = tokenizer.encode(&text, Special::AsText).map_err(|e| e.context(name))?;
-        all.extend(
-            ids.chunks(own).map(|part| bos.into_iter().chain(part.iter().copied()).collect::<Vec<_>>()),
-        );
+        all.extend(quality::windows(&ids, window, bos));
     }
     all.retain(|ids| ids.len() > 1);
     // Multiples of the golden ratio lie evenly between whole numbers: however many windows are

@@ -2,98 +2,19 @@
 //! is in an empty folder of its own.
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use infer::gguf::writer::Writer;
+use program::{Infer, Run, run};
 use serde_json::Value;
 
-/// What a run left.
-#[derive(Debug)]
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    /// Asserts a failure: its code, nothing on stdout, and one line on stderr, which is given
-    /// back.
-    #[track_caller]
-    fn fails(&self, code: i32) -> &str {
-        assert_eq!(self.code, code, "{self:?}");
-        assert_eq!(self.stdout, "", "{self:?}");
-        let line = self.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no whole line: {self:?}"));
-        assert!(line.starts_with("error: ") && !line.contains(char::is_control), "{self:?}");
-        line
-    }
-
-    /// Asserts success, and gives stdout.
-    #[track_caller]
-    fn works(&self) -> &str {
-        assert_eq!(self.code, 0, "{self:?}");
-        &self.stdout
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(self.works()).unwrap_or_else(|e| panic!("{e}: {self:?}"))
-    }
-}
-
-/// The binary in an empty folder.
-struct Infer {
-    folder: tempfile::TempDir,
-}
-
-impl Infer {
-    fn new() -> Infer {
-        Infer { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> &Infer {
-        std::fs::write(self.path(name), bytes).unwrap();
-        self
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_infer"));
-        command.current_dir(self.folder.path()).args(arguments);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Run {
-        self.piped(arguments, "")
-    }
-
-    /// Runs with a text on stdin.
-    fn piped(&self, arguments: &[&str], stdin: &str) -> Run {
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // A command that does not read it closes the pipe.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        Run {
-            code: output.status.code().unwrap_or_else(|| panic!("{arguments:?}: {}", output.status)),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-fn run(arguments: &[&str]) -> Run {
-    Infer::new().run(arguments)
-}
-
-const COMMANDS: [&str; 6] = ["run", "inspect", "bench", "tokenize", "logits", "devices"];
+const COMMANDS: [&str; 8] =
+    ["run", "inspect", "bench", "tokenize", "logits", "perplexity", "synth", "devices"];
 
 #[test]
 fn help_and_version_are_results() {
@@ -112,7 +33,7 @@ fn help_and_version_are_results() {
 /// What is not done is neither promised nor accepted.
 #[test]
 fn what_is_not_done_is_unknown() {
-    for command in ["verify", "perplexity", "synth", "quantize", "convert", "pull", "serve"] {
+    for command in ["verify", "quantize", "convert", "pull", "serve"] {
         run(&[command]).fails(2);
     }
     run(&["run", "--prompt", "x", "--kv", "q8_0"]).fails(2);

@@ -13,6 +13,7 @@ mod interrupt;
 mod load;
 mod logits;
 mod output;
+mod perplexity;
 mod progress;
 mod prompt;
 mod run;
@@ -57,6 +58,8 @@ enum Command {
     Bench(bench::Args),
     Tokenize(tokenize::Args),
     Logits(logits::Args),
+    #[command(mut_arg("ctx", |arg| arg.help(perplexity::CTX_HELP)))]
+    Perplexity(perplexity::Args),
     Synth(synth::Args),
     Devices(devices::Args),
 }
@@ -91,6 +94,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Devices(args) => devices::run(&args),
     }

@@ -80,39 +80,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut model = shapes::synthetic(&args.shape)?;
     model.seed = args.seed;
     model.spec.layers = args.layers.unwrap_or(model.spec.layers);
+    at_most("--layers", model.spec.layers, MOST)?;
     let tensors = model.tensors();
-    let parts = args.split.unwrap_or(1);
-    for (flag, number, most) in
-        [("--layers", model.spec.layers, MOST), ("--split", parts, tensors.len().min(MOST))]
-    {
-        if number > most {
-            return Err(Error::Usage(format!("{flag} {number}: at most {most} are possible")));
-        }
-    }
-    let paths: Vec<PathBuf> = match args.split {
-        None => vec![args.out.clone()],
-        Some(_) => (0..parts).map(|part| named(&args.out, part, parts)).collect(),
-    };
-    paths.iter().try_for_each(|path| free(path, args.force))?;
+    let paths = paths(args, tensors.len())?;
     interrupt::install()?;
 
-    let cut = cut(&tensors, parts);
-    let headers: Vec<Vec<u8>> = cut
-        .iter()
-        .enumerate()
-        .map(|(part, own)| header(args, &model, own, part, &tensors))
-        .collect::<Result<_>>()?;
+    let cut = cut(&tensors, paths.len());
+    let headers = cut.iter().enumerate().map(|(part, own)| header(args, &model, own, part, tensors.len()));
+    let headers = headers.collect::<Result<Vec<_>>>()?;
     let size = |own: &[Matrix]| own.iter().map(|t| padded(t.bytes())).sum::<u64>();
     let sizes: Vec<u64> = cut.iter().zip(&headers).map(|(own, h)| h.len() as u64 + size(own)).collect();
-    let mut work = Work { bar: Bar::new(Unit::Written, args.quiet), done: 0, all: sizes.iter().sum() };
+    let bytes = sizes.iter().sum();
+    let mut work = Work { bar: Bar::new(Unit::Written, args.quiet), done: 0, all: bytes };
     let mut files = Vec::new();
     for ((path, header), own) in paths.iter().zip(headers).zip(&cut) {
         let mut file = WholeFile::create(path.display().to_string(), path)?;
         file.write(&header)?;
         work.add(header.len())?;
-        for tensor in *own {
-            work.write(&model, tensor, &mut file)?;
-        }
+        own.iter().try_for_each(|tensor| work.write(&model, tensor, &mut file))?;
         file.close()?;
         files.push(file);
     }
@@ -120,29 +105,63 @@ pub(super) fn run(args: &Args) -> Result<()> {
     // All of them or none.
     files.into_iter().try_for_each(WholeFile::finish)?;
 
-    let row = |((path, own), bytes): ((&PathBuf, &&[Matrix]), &u64)| Row {
+    let rows = paths.iter().zip(&cut).zip(sizes).map(|((path, own), bytes)| Row {
         path: path.display().to_string(),
         tensors: own.len(),
-        bytes: *bytes,
+        bytes,
+    });
+    let report = Report {
+        files: rows.collect(),
+        shape: shape(args).to_owned(),
+        types: model.ftype.name(),
+        seed: model.seed,
+        tensors: tensors.len(),
+        parameters: tensors.iter().map(|t| (t.rows * t.cols) as u64).sum(),
+        bytes,
     };
-    report(
-        &Report {
-            files: paths.iter().zip(&cut).zip(&sizes).map(row).collect(),
-            shape: args.shape.split(':').next().unwrap_or_default().to_owned(),
-            types: model.ftype.name(),
-            seed: model.seed,
-            tensors: tensors.len(),
-            parameters: tensors.iter().map(|t| (t.rows * t.cols) as u64).sum(),
-            bytes: sizes.iter().sum(),
-        },
-        args.json,
-    )
+    if args.json { output::json(&report) } else { print(&report) }
 }
 
-fn report(report: &Report, json: bool) -> Result<()> {
-    if json {
-        return output::json(report);
+fn at_most(flag: &str, number: usize, most: usize) -> Result<()> {
+    if number > most {
+        return Err(Error::Usage(format!("{flag} {number}: at most {most} are possible")));
     }
+    Ok(())
+}
+
+fn shape(args: &Args) -> &str {
+    args.shape.split(':').next().unwrap_or_default()
+}
+
+/// The files' names, none of which is taken.
+fn paths(args: &Args, tensors: usize) -> Result<Vec<PathBuf>> {
+    let out = args.out.display();
+    if args.out == Path::new("-") || args.out.file_name().is_none() {
+        return Err(Error::Usage(format!("OUT: {out} is no file's name, and a model is written to a file")));
+    }
+    let paths: Vec<PathBuf> = match args.split {
+        None => vec![args.out.clone()],
+        Some(parts) => {
+            at_most("--split", parts, tensors.min(MOST))?;
+            (0..parts).map(|part| named(&args.out, part, parts)).collect()
+        }
+    };
+    for path in &paths {
+        let place = path.display();
+        match std::fs::metadata(path) {
+            Ok(meta) if !meta.is_file() => {
+                return Err(Error::Usage(format!("{place}: is no regular file")));
+            }
+            Ok(_) if !args.force => {
+                return Err(Error::Usage(format!("{place}: is there already, and --force replaces it")));
+            }
+            _ => {}
+        }
+    }
+    Ok(paths)
+}
+
+fn print(report: &Report) -> Result<()> {
     let line = |file: &Row| {
         let path = output::escape(&file.path);
         format!("{path}: {} tensors, {}\n", file.tensors, output::bytes(file.bytes))
@@ -160,36 +179,24 @@ fn named(out: &Path, part: usize, parts: usize) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// Refuses what is no file, and a file that is there already.
-fn free(path: &Path, force: bool) -> Result<()> {
-    let place = path.display();
-    if path == Path::new("-") {
-        return Err(Error::Usage("OUT: a model is written to a file, not to stdout".to_owned()));
-    }
-    match std::fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => Err(Error::Usage(format!("{place}: is no regular file"))),
-        Ok(_) if !force => Err(Error::Usage(format!("{place}: is there already, and --force replaces it"))),
-        _ => Ok(()),
-    }
-}
-
 /// Cuts the tensors into parts of about the same bytes, none of them empty.
 fn cut(tensors: &[Matrix], parts: usize) -> Vec<&[Matrix]> {
-    let all: u64 = tensors.iter().map(|t| padded(t.bytes())).sum();
-    let (mut rest, mut done, mut cut) = (tensors, 0, Vec::new());
-    for part in 1..=parts {
-        let end = u128::from(all) * part as u128 / parts as u128;
-        let most = rest.len().saturating_sub(parts - part);
-        let mut own = 0;
+    let mut left: u64 = tensors.iter().map(|t| padded(t.bytes())).sum();
+    let (mut rest, mut cut) = (tensors, Vec::new());
+    for others in (0..parts).rev() {
+        let share = left / (others as u64 + 1);
+        let most = rest.len().saturating_sub(others);
+        let (mut own, mut bytes) = (0, 0);
         while own < most {
-            let bytes = padded(rest[own].bytes());
+            let more = padded(rest[own].bytes());
             // A tensor that lies across the end belongs to the part that has more of it.
-            if part < parts && own > 0 && u128::from(done + bytes / 2) > end {
+            if others > 0 && own > 0 && bytes + more / 2 > share {
                 break;
             }
-            done += bytes;
+            bytes += more;
             own += 1;
         }
+        left -= bytes;
         let (head, tail) = rest.split_at(own);
         cut.push(head);
         rest = tail;
@@ -198,17 +205,17 @@ fn cut(tensors: &[Matrix], parts: usize) -> Vec<&[Matrix]> {
 }
 
 /// Everything in front of a part's data: the first one has all keys.
-fn header(args: &Args, model: &Synthetic, own: &[Matrix], part: usize, all: &[Matrix]) -> Result<Vec<u8>> {
+fn header(args: &Args, model: &Synthetic, own: &[Matrix], part: usize, tensors: usize) -> Result<Vec<u8>> {
     let mut writer = Writer::new();
     if part == 0 {
-        let shape = args.shape.split(':').next().unwrap_or_default();
-        model.describe(&format!("{shape}, random weights, seed {}", model.seed), &mut writer);
+        let name = format!("{}, random weights, seed {}", shape(args), model.seed);
+        model.describe(&name, &mut writer);
         made_up(model.vocab, &mut writer)?;
     }
     if let Some(parts) = args.split {
-        // Both fit: see `MOST`.
+        // All fit: see `MOST`.
         writer.u16("split.no", part as u16).u16("split.count", parts as u16);
-        writer.i32("split.tensors.count", all.len() as i32);
+        writer.i32("split.tensors.count", tensors as i32);
     }
     for tensor in own {
         writer.announce(&tensor.name, tensor.ty, &tensor.dims());
@@ -263,5 +270,28 @@ impl Work {
         self.done += bytes as u64;
         self.bar.set(self.done as usize, self.all as usize);
         if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::Type;
+
+    #[test]
+    fn parts_share_what_is_left() {
+        let sizes = |bytes: &[usize], parts| -> Vec<usize> {
+            let tensors: Vec<Matrix> = bytes
+                .iter()
+                .map(|kib| Matrix { name: String::new(), ty: Type::F32, rows: *kib, cols: 256 })
+                .collect();
+            cut(&tensors, parts).iter().map(|own| own.len()).collect()
+        };
+        assert_eq!(sizes(&[1; 9], 3), [3, 3, 3]);
+        // One that is larger than a share leaves the others to the others.
+        assert_eq!(sizes(&[90, 1, 1, 1, 1, 1, 1], 3), [1, 3, 3]);
+        assert_eq!(sizes(&[1, 1, 1, 1, 90, 1], 2), [4, 2]);
+        assert_eq!(sizes(&[1, 1, 90], 3), [1, 1, 1]);
+        assert_eq!(sizes(&[5, 7], 1), [2]);
     }
 }

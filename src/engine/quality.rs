@@ -1,10 +1,66 @@
-//! What an arithmetic costs: how far its predictions are from an exact one's, and how sure that is.
+//! How well a model predicts texts, and what an arithmetic costs: how far its predictions are from an
+//! exact one's, and how sure that is.
 //!
 //! Neighbouring positions resemble each other, so a mean over all of them is less certain than
 //! their number suggests. Windows of text are computed apart from each other: their spread is what
 //! the intervals come from.
 
 use serde::Serialize;
+
+use super::{Engine, Progress};
+use crate::{Error, Result};
+
+/// Cuts a text's ids into windows of `size`, the last of what is left. Where there is a BOS, it
+/// takes the place of each window's first token.
+pub fn windows(ids: &[u32], size: usize, bos: Option<u32>) -> Vec<Vec<u32>> {
+    let begun = |part: &[u32]| {
+        let mut ids = part.to_vec();
+        if let (Some(first), Some(bos)) = (ids.first_mut(), bos) {
+            *first = bos;
+        }
+        ids
+    };
+    ids.chunks(size.max(1)).map(begun).collect()
+}
+
+/// -ln of the probability that a row of logits gives to `next`. `None` where the row lacks it, or
+/// holds a number that is not finite.
+pub fn nll(row: &[f32], next: u32) -> Option<f64> {
+    let logit = f64::from(*row.get(next as usize)?);
+    if !row.iter().all(|v| v.is_finite()) {
+        return None;
+    }
+    let top = f64::from(row[best(row)]);
+    let sum: f64 = row.iter().map(|v| (f64::from(*v) - top).exp()).sum();
+    Some(sum.ln() + top - logit)
+}
+
+/// Predicts the tokens of a window behind position `first`: the sum of their NLL, and their number.
+/// A row of logits is held at a time.
+///
+/// # Errors
+/// The engine's, and [`Error::Other`] for logits that are not finite.
+pub fn score(
+    engine: &mut dyn Engine,
+    ids: &[u32],
+    first: usize,
+    progress: Progress<'_>,
+) -> Result<(f64, usize)> {
+    let (mut sum, mut scored, mut next) = (0.0, 0, ids.iter().skip(1).enumerate());
+    engine.logits(&ids[..ids.len().saturating_sub(1)], true, progress, &mut |row| {
+        if let Some((position, id)) = next.next()
+            && position >= first
+        {
+            sum += nll(row, *id).ok_or_else(super::not_finite)?;
+            scored += 1;
+        }
+        Ok(())
+    })?;
+    match next.next() {
+        None => Ok((sum, scored)),
+        Some((rows, _)) => Err(Error::Other(format!("the engine gave {rows} rows of logits alone"))),
+    }
+}
 
 /// How two predictions of one token differ.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +162,43 @@ fn student(freedom: usize) -> f64 {
     }
 }
 
+/// How well a text is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// exp of the mean NLL.
+    pub perplexity: f64,
+    /// Its 95 % interval to each side, by the delta method: the mean's times the perplexity.
+    pub half_width: Option<f64>,
+    /// The mean NLL of a token, in nats.
+    pub nll: f64,
+    /// Its 95 % interval to each side; of a single window nothing can be said.
+    pub nll_half_width: Option<f64>,
+    /// Tokens that were predicted.
+    pub tokens: usize,
+    /// Windows that they stand in.
+    pub windows: usize,
+}
+
+impl Perplexity {
+    /// Of windows, each as [`score`] gives it; `None` without a token.
+    pub fn of(windows: &[(f64, usize)]) -> Option<Perplexity> {
+        let tokens = windows.iter().map(|w| w.1).sum();
+        if tokens == 0 {
+            return None;
+        }
+        let nll = Estimate::of(windows);
+        let perplexity = nll.mean.exp();
+        Some(Perplexity {
+            perplexity,
+            half_width: nll.half_width.map(|half| half * perplexity),
+            nll: nll.mean,
+            nll_half_width: nll.half_width,
+            tokens,
+            windows: windows.len(),
+        })
+    }
+}
+
 /// What an arithmetic costs over many windows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -199,6 +292,37 @@ mod tests {
         assert!(got.agrees);
         // A token that the other rules out is dear, not infinite: its logit says how dear.
         near(compare(&[0.0, 0.0], &[0.0, -2000.0], 1).unwrap().divergence, 1000.0 - 2f64.ln(), 1e-9);
+    }
+
+    #[test]
+    fn the_nll_of_a_row() {
+        let row = [3.0, -2.0, 0.5, 1e4, 1e4 - 1.0];
+        for next in 0..5 {
+            assert_eq!(nll(&row, next), compare(&row, &row, next).map(|p| p.nll), "{next}");
+        }
+        near(nll(&logits(&[0.5, 0.25, 0.25]), 1).unwrap(), 4f64.ln(), 1e-7);
+        assert_eq!(nll(&row, 5), None);
+        assert_eq!(nll(&[0.0, f32::NAN], 0), None);
+    }
+
+    #[test]
+    fn windows_begin_with_bos() {
+        assert_eq!(windows(&[1, 2, 3, 4, 5], 2, Some(9)), [vec![9, 2], vec![9, 4], vec![9]]);
+        assert_eq!(windows(&[1, 2, 3], 2, None), [vec![1, 2], vec![3]]);
+        assert!(windows(&[], 2, Some(9)).is_empty());
+    }
+
+    #[test]
+    fn perplexity_of_known_windows() {
+        let ln2 = 2f64.ln();
+        let got = Perplexity::of(&[(2.0 * ln2, 2), (2.0 * ln2, 2)]).unwrap();
+        near(got.perplexity, 2.0, 1e-12);
+        near(got.half_width.unwrap(), 0.0, 1e-12);
+        assert_eq!((got.tokens, got.windows), (4, 2));
+        let got = Perplexity::of(&[(2.0, 2), (6.0, 2)]).unwrap();
+        near(got.half_width.unwrap(), got.nll_half_width.unwrap() * 2f64.exp(), 1e-12);
+        assert_eq!(Perplexity::of(&[(2.0, 1)]).unwrap().half_width, None);
+        assert_eq!(Perplexity::of(&[]), None);
     }
 
     #[test]

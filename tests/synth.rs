@@ -1,0 +1,258 @@
+//! Files of random weights: the same for a seed, whole or in parts, sound to two readers, and models
+//! that compute ordinary numbers.
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use infer::engine::{DeviceChoice, Options, open};
+use infer::gguf::File;
+use infer::gguf::writer::Writer;
+use infer::model::{Activation, Ftype, Model, Pairing, Rope, Scaling, Spec, Synthetic};
+use infer::tokenizer::made_up;
+use program::{Infer, run};
+
+const VOCAB: usize = 512;
+
+/// Two small layers; the heads together are not as wide as the stream.
+fn tiny(architecture: &'static str, ftype: Ftype, seed: u64) -> Synthetic {
+    let pairing = if architecture == "llama" { Pairing::Neighbours } else { Pairing::Halves };
+    let rope = Rope { pairing, dims: 32, base: 10_000.0, scaling: Scaling::None };
+    let spec = Spec {
+        architecture,
+        vocab: VOCAB,
+        width: 256,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 32,
+        ffn: 512,
+        context: 64,
+        norm_eps: 1e-5,
+        rope,
+        activation: Activation::Silu,
+    };
+    Synthetic { spec, vocab: VOCAB, tied: architecture == "qwen2", ftype, seed }
+}
+
+/// The file of a small model, in memory.
+fn file(model: &Synthetic) -> Vec<u8> {
+    let mut writer = Writer::new();
+    model.describe("tiny", &mut writer);
+    made_up(model.vocab, &mut writer).unwrap();
+    for tensor in model.tensors() {
+        let mut data = vec![0; usize::try_from(tensor.bytes()).unwrap()];
+        model.fill(&tensor, 0, &mut data);
+        writer.tensor(&tensor.name, tensor.ty, &tensor.dims(), &data);
+    }
+    writer.finish()
+}
+
+/// The logits after some ids, row after row, on the CPU.
+fn logits(model: Model) -> Vec<f32> {
+    let options = Options { device: DeviceChoice::Cpu, threads: Some(1), ..Options::default() };
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    let mut engine = open(Arc::new(model), &options, &mut go_on).unwrap();
+    let mut all = Vec::new();
+    engine
+        .logits(&[0, 7, 500, 300, 44], true, &mut go_on, &mut |row| {
+            all.extend_from_slice(row);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(all.len(), 5 * VOCAB);
+    all
+}
+
+/// Of whatever types, the logits are neither flat nor wild.
+#[test]
+fn models_of_every_type_compute_ordinary_logits() {
+    let mut tried = 0;
+    for ftype in Ftype::names().filter_map(Ftype::parse) {
+        for architecture in ["llama", "qwen2"] {
+            let name = ftype.name();
+            let model = match Model::synthetic(tiny(architecture, ftype, 0)) {
+                Ok(model) => model,
+                Err(e) => {
+                    assert!(e.exit_code() == 4 && e.to_string().contains("not supported yet"), "{name}: {e}");
+                    continue;
+                }
+            };
+            let all = logits(model);
+            let mean = all.iter().sum::<f32>() / all.len() as f32;
+            let deviation = (all.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / all.len() as f32).sqrt();
+            assert!(mean.abs() < 0.5 && (1.0..5.0).contains(&deviation), "{name}: {mean} ± {deviation}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 2 * 12, "{tried}");
+}
+
+/// What benchmarks run without a file is what stands in the file.
+#[test]
+fn a_file_is_the_model_that_it_was_made_of() {
+    for architecture in ["llama", "qwen2"] {
+        let made = tiny(architecture, Ftype::Q4KM, 3);
+        let read = Model::from_file(File::parse(file(&made)).unwrap()).unwrap();
+        assert_eq!(read.plan.spec, made.spec);
+        let made = Model::synthetic(made).unwrap();
+        assert_eq!(read.plan, made.plan, "{architecture}");
+        assert_eq!(logits(read), logits(made), "{architecture}");
+    }
+}
+
+#[test]
+fn types_without_kernels_are_written_all_the_same() {
+    for ftype in Ftype::names().filter_map(Ftype::parse) {
+        let model = tiny("llama", ftype, 0);
+        let file = File::parse(file(&model)).unwrap_or_else(|e| panic!("{}: {e}", ftype.name()));
+        let wanted: Vec<_> = model.tensors().iter().map(|t| (t.name.clone(), t.ty, t.bytes())).collect();
+        let found: Vec<_> = file.tensors().iter().map(|t| (t.name.clone(), t.ty, t.bytes)).collect();
+        assert_eq!(found, wanted, "{}", ftype.name());
+    }
+}
+
+const SMALL: [&str; 4] = ["synth", "smollm2-135m:Q4_0", "--layers", "2"];
+
+fn synth(infer: &Infer, arguments: &[&str]) {
+    infer.run(&[&SMALL[..], arguments].concat()).works();
+}
+
+#[test]
+fn a_seed_makes_a_file() {
+    let infer = Infer::new();
+    synth(&infer, &["a.gguf"]);
+    synth(&infer, &["b.gguf", "--seed", "0"]);
+    synth(&infer, &["c.gguf", "--seed", "1"]);
+    let [a, b, c] = ["a.gguf", "b.gguf", "c.gguf"].map(|name| std::fs::read(infer.path(name)).unwrap());
+    assert!(a == b && a != c && a.len() == c.len());
+    assert_eq!(std::fs::read_dir(infer.folder.path()).unwrap().count(), 3, "something was left");
+
+    let report = infer.run(&["inspect", "a.gguf", "--check", "--json"]).json();
+    assert_eq!(report["problems"], serde_json::json!([]));
+    assert_eq!(report["tensors"].as_array().unwrap().len(), 1 + 2 * 9 + 1);
+    assert_eq!(report["metadata"]["llama.block_count"], 2);
+    assert_eq!(report["metadata"]["general.file_type"], 2);
+    // It has a voice, though nothing to say.
+    let text = ["run", "a.gguf", "--device", "cpu", "--prompt", "the bread", "-n", "3", "--json"];
+    let said = infer.run(&text).json();
+    assert!(!said["text"].as_str().unwrap().trim().is_empty(), "{said}");
+    let ids = infer.run(&["tokenize", "a.gguf", "--text", "the", "--json"]).json();
+    assert_eq!(ids["pieces"], serde_json::json!(["<|begin_of_text|>", "t", "he"]));
+}
+
+/// Another reader sees in a file what ours sees.
+fn read_by_another(path: &Path) {
+    let ours = File::open(path).unwrap();
+    let theirs = gguf_rs::get_gguf_container(path.to_str().unwrap()).unwrap().decode().unwrap();
+    assert_eq!(theirs.data_offset(), ours.data_start());
+    assert_eq!(theirs.metadata().len(), ours.metadata().count());
+    assert_eq!(theirs.tensors().len(), ours.tensors().len());
+    for (a, b) in ours.tensors().iter().zip(theirs.tensors()) {
+        assert_eq!((&a.name, a.ty as u32, a.bytes), (&b.name, b.kind, b.size));
+        assert_eq!(a.offset, b.offset + theirs.data_offset());
+    }
+}
+
+#[test]
+fn parts_are_the_file_in_pieces() {
+    let infer = Infer::new();
+    synth(&infer, &["whole.gguf"]);
+    let report = infer.run(&[&SMALL[..], &["parts.gguf", "--split", "3", "--json"]].concat()).json();
+    let whole = File::open(&infer.path("whole.gguf")).unwrap();
+    read_by_another(&infer.path("whole.gguf"));
+    let mut tensors = whole.tensors().iter();
+    for (no, row) in report["files"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(row["path"], format!("parts-0000{}-of-00003.gguf", no + 1));
+        let path = infer.path(row["path"].as_str().unwrap());
+        let part = File::open(&path).unwrap();
+        read_by_another(&path);
+        assert_eq!(row["bytes"], std::fs::metadata(&path).unwrap().len());
+        let number = |key: &str| part.get(key).and_then(|v| v.as_u64());
+        assert_eq!((number("split.no"), number("split.count")), (Some(no as u64), Some(3)));
+        assert_eq!(number("split.tensors.count"), Some(whole.tensors().len() as u64));
+        assert_eq!(part.metadata().count(), if no == 0 { whole.metadata().count() + 3 } else { 3 });
+        for tensor in part.tensors() {
+            let other = tensors.next().unwrap();
+            assert_eq!((&tensor.name, tensor.ty, tensor.shape), (&other.name, other.ty, other.shape));
+            assert!(part.data(tensor) == whole.data(other), "{}", tensor.name);
+        }
+    }
+    assert!(tensors.next().is_none());
+    // Every tensor a part, and a name without an ending.
+    synth(&infer, &["each", "--split", "20"]);
+    let last = File::open(&infer.path("each-00020-of-00020.gguf")).unwrap();
+    assert_eq!(last.tensors().len(), 1);
+}
+
+#[test]
+fn parts_are_about_equal() {
+    let infer = Infer::new();
+    let split = ["synth", "smollm2-135m:TQ1_0", "x.gguf", "--layers", "60", "--split", "4", "--json"];
+    let report = infer.run(&split).json();
+    let bytes: Vec<u64> =
+        report["files"].as_array().unwrap().iter().map(|f| f["bytes"].as_u64().unwrap()).collect();
+    let (least, most) = (bytes.iter().min().unwrap(), bytes.iter().max().unwrap());
+    assert!(most * 10 < least * 12, "{bytes:?}");
+}
+
+#[test]
+fn what_cannot_be_written_is_refused() {
+    let infer = Infer::new();
+    infer.write("there.gguf", b"mine");
+    std::fs::create_dir(infer.path("folder")).unwrap();
+    for (arguments, code, why) in [
+        (&["gpt-9", "x"][..], 2, "llama-3.2-1b"),
+        (&["smollm2-135m:Q9", "x"], 2, "Q4_K_M"),
+        (&["smollm2-135m:I8", "x"], 2, "I8"),
+        (&["gemma-3-1b", "x"], 4, "gemma3"),
+        (&["qwen3-0.6b", "x"], 4, "qwen3"),
+        (&["smollm2-135m", "there.gguf"], 2, "--force"),
+        (&["smollm2-135m", "folder", "--force"], 2, "folder"),
+        (&["smollm2-135m", "-"], 2, "no file's name"),
+        (&["smollm2-135m", "..", "--split", "2"], 2, "no file's name"),
+        (&["smollm2-135m", "no/such/x"], 1, "no/such/x"),
+        (&["smollm2-135m", "x", "--split", "0"], 2, "--split"),
+        (&["smollm2-135m", "x", "--split", "5000"], 2, "272"),
+        (&["smollm2-135m", "x", "--layers", "0"], 2, "--layers"),
+        (&["smollm2-135m", "x", "--seed", "-1"], 2, "--seed"),
+        (&["smollm2-135m"], 2, "<OUT>"),
+    ] {
+        let run = infer.run(&[&["synth"], arguments].concat());
+        assert!(run.fails(code).contains(why), "{run:?}");
+    }
+    #[cfg(unix)]
+    assert!(infer.run(&["synth", "smollm2-135m", "/dev/null", "--force"]).fails(2).contains("regular"));
+    assert_eq!(std::fs::read(infer.path("there.gguf")).unwrap(), b"mine");
+    assert_eq!(std::fs::read_dir(infer.folder.path()).unwrap().count(), 2, "something was left");
+    synth(&infer, &["there.gguf", "--force"]);
+    File::open(&infer.path("there.gguf")).unwrap();
+    // A type without kernels is refused where it is to be run.
+    if Ftype::parse("Q2_0").is_some_and(|f| Model::synthetic(tiny("llama", f, 0)).is_err()) {
+        run(&["bench", "--synthetic", "smollm2-135m:Q2_0", "--device", "99"]).fails(4);
+    }
+}
+
+/// Ctrl-C leaves nothing behind.
+#[cfg(unix)]
+#[test]
+fn an_interruption_removes_the_half_file() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    let infer = Infer::new();
+    let mut command = infer.command(&["synth", "llama-3.1-70b:F32", "x.gguf"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let files = || std::fs::read_dir(infer.folder.path()).unwrap().count();
+    let start = Instant::now();
+    while files() == 0 && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(files(), 1);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(files(), 0);
+}

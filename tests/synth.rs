@@ -5,13 +5,14 @@ mod common;
 #[path = "common/program.rs"]
 mod program;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use infer::engine::{DeviceChoice, Options, open};
-use infer::gguf::File;
 use infer::gguf::writer::Writer;
+use infer::gguf::{File, Tensor};
 use infer::model::{Activation, Ftype, Model, Pairing, Rope, Scaling, Spec, Synthetic};
 use infer::tokenizer::made_up;
 use program::{Infer, run};
@@ -106,7 +107,7 @@ fn a_file_is_the_model_that_it_was_made_of() {
 }
 
 #[test]
-fn types_without_kernels_are_written_all_the_same() {
+fn every_mixture_is_written() {
     for ftype in Ftype::names().filter_map(Ftype::parse) {
         let model = tiny("llama", ftype, 0);
         let file = File::parse(file(&model)).unwrap_or_else(|e| panic!("{}: {e}", ftype.name()));
@@ -145,17 +146,19 @@ fn a_seed_makes_a_file() {
     assert_eq!(ids["pieces"], serde_json::json!(["<|begin_of_text|>", "t", "he"]));
 }
 
-/// Another reader sees in a file what ours sees.
-fn read_by_another(path: &Path) {
-    let ours = File::open(path).unwrap();
+/// Another reader sees in a file those tensors that ours sees; gives the metadata that it sees.
+fn read_by_another<'a>(
+    path: &Path,
+    ours: impl Iterator<Item = &'a Tensor>,
+) -> BTreeMap<String, serde_json::Value> {
     let theirs = gguf_rs::get_gguf_container(path.to_str().unwrap()).unwrap().decode().unwrap();
-    assert_eq!(theirs.data_offset(), ours.data_start());
-    assert_eq!(theirs.metadata().len(), ours.metadata().count());
-    assert_eq!(theirs.tensors().len(), ours.tensors().len());
-    for (a, b) in ours.tensors().iter().zip(theirs.tensors()) {
+    let ours: Vec<&Tensor> = ours.collect();
+    assert_eq!(theirs.tensors().len(), ours.len());
+    for (a, b) in ours.iter().zip(theirs.tensors()) {
         assert_eq!((&a.name, a.ty as u32, a.bytes), (&b.name, b.kind, b.size));
         assert_eq!(a.offset, b.offset + theirs.data_offset());
     }
+    theirs.metadata().clone()
 }
 
 #[test]
@@ -164,29 +167,33 @@ fn parts_are_the_file_in_pieces() {
     synth(&infer, &["whole.gguf"]);
     let report = infer.run(&[&SMALL[..], &["parts.gguf", "--split", "3", "--json"]].concat()).json();
     let whole = File::open(&infer.path("whole.gguf")).unwrap();
-    read_by_another(&infer.path("whole.gguf"));
-    let mut tensors = whole.tensors().iter();
+    read_by_another(&infer.path("whole.gguf"), whole.tensors().iter());
+    let split = File::open(&infer.path("parts-00002-of-00003.gguf")).unwrap();
+    assert_eq!((split.parts().len(), split.tensors().len()), (3, whole.tensors().len()));
+    assert_eq!(split.metadata().count(), whole.metadata().count() + 3);
+    for (tensor, other) in split.tensors().iter().zip(whole.tensors()) {
+        assert_eq!((&tensor.name, tensor.ty, tensor.shape), (&other.name, other.ty, other.shape));
+        assert!(split.data(tensor) == whole.data(other), "{}", tensor.name);
+    }
     for (no, row) in report["files"].as_array().unwrap().iter().enumerate() {
         assert_eq!(row["path"], format!("parts-0000{}-of-00003.gguf", no + 1));
         let path = infer.path(row["path"].as_str().unwrap());
-        let part = File::open(&path).unwrap();
-        read_by_another(&path);
         assert_eq!(row["bytes"], std::fs::metadata(&path).unwrap().len());
-        let number = |key: &str| part.get(key).and_then(|v| v.as_u64());
-        assert_eq!((number("split.no"), number("split.count")), (Some(no as u64), Some(3)));
-        assert_eq!(number("split.tensors.count"), Some(whole.tensors().len() as u64));
-        assert_eq!(part.metadata().count(), if no == 0 { whole.metadata().count() + 3 } else { 3 });
-        for tensor in part.tensors() {
-            let other = tensors.next().unwrap();
-            assert_eq!((&tensor.name, tensor.ty, tensor.shape), (&other.name, other.ty, other.shape));
-            assert!(part.data(tensor) == whole.data(other), "{}", tensor.name);
-        }
+        let metadata = read_by_another(&path, split.tensors().iter().filter(|t| t.part == no));
+        assert_eq!((&metadata["split.no"], &metadata["split.count"]), (&no.into(), &3.into()));
+        assert_eq!(metadata["split.tensors.count"], whole.tensors().len());
+        assert_eq!(metadata.len(), if no == 0 { whole.metadata().count() + 3 } else { 3 });
     }
-    assert!(tensors.next().is_none());
+    let ids = |name: &str| {
+        let run =
+            ["run", name, "--device", "cpu", "--prompt", "the", "-n", "4", "--temperature", "0", "--json"];
+        infer.run(&run).json()["ids"].clone()
+    };
+    assert_eq!(ids("parts-00003-of-00003.gguf"), ids("whole.gguf"));
     // Every tensor a part, and a name without an ending.
     synth(&infer, &["each", "--split", "20"]);
-    let last = File::open(&infer.path("each-00020-of-00020.gguf")).unwrap();
-    assert_eq!(last.tensors().len(), 1);
+    let each = File::open(&infer.path("each-00020-of-00020.gguf")).unwrap();
+    assert_eq!((each.parts().len(), each.tensors().len()), (20, 20));
 }
 
 #[test]

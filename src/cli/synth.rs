@@ -283,7 +283,7 @@ mod tests {
         let sizes = |bytes: &[usize], parts| -> Vec<usize> {
             let tensors: Vec<Matrix> = bytes
                 .iter()
-                .map(|kib| Matrix { name: String::new(), ty: Type::F32, rows: *kib, cols: 256 })
+                .map(|kib| Matrix { name: String::new(), ty: Type::F32, rows: *kib, cols: 256, scale: 1.0 })
                 .collect();
             cut(&tensors, parts).iter().map(|own| own.len()).collect()
         };

@@ -283,7 +283,10 @@ fn a_second_reader_sees_the_same() {
         }
         compared += 1;
     }
-    common::note(&format!("{compared} files were compared; the second reader does not know: {}", skipped.join(", ")));
+    common::note(&format!(
+        "{compared} files were compared; the second reader does not know: {}",
+        skipped.join(", ")
+    ));
     // Three models of the large set have types that it does not know.
     assert!(compared >= 9 && skipped.len() <= 3, "{compared} of {}, without {skipped:?}", files.len());
 }

@@ -248,7 +248,9 @@ fn vocabularies_of_any_kind() {
     for id in [-1, 300, i32::MAX, i32::MIN] {
         for key in ["bos", "eos", "unknown", "eot", "eom", "fim_pad"] {
             let mut writer = bpe(&tokens);
-            writer.strings("tokenizer.ggml.merges", &empty).i32(&format!("tokenizer.ggml.{key}_token_id"), id);
+            writer
+                .strings("tokenizer.ggml.merges", &empty)
+                .i32(&format!("tokenizer.ggml.{key}_token_id"), id);
             let fault = cheap("ids", writer.finish());
             assert!(fault.contains(&format!("{key}_token_id")), "{fault}");
         }
@@ -324,23 +326,41 @@ fn numbers_of_a_model_that_make_no_sense() {
         "rope.dimension_count",
     ] {
         for value in [0, 1 << 31, u32::MAX] {
-            refused(key, &|w, key| drop(w.u32(key, value)));
+            refused(key, &|w, key| {
+                w.u32(key, value);
+            });
         }
-        refused(key, &|w, key| drop(w.i32(key, -1)));
-        refused(key, &|w, key| drop(w.f32(key, 1.0)));
-        refused(key, &|w, key| drop(w.str(key, "1")));
+        refused(key, &|w, key| {
+            w.i32(key, -1);
+        });
+        refused(key, &|w, key| {
+            w.f32(key, 1.0);
+        });
+        refused(key, &|w, key| {
+            w.str(key, "1");
+        });
     }
     // Arrays in the place of numbers, where layers differ and where there are none.
     for list in [&[][..], &[1, 2], &[-1, -1], &[i32::MAX; 64]] {
-        refused("attention.head_count_kv", &|w, key| drop(w.i32s(key, list)));
-        refused("rope.dimension_count", &|w, key| drop(w.i32s(key, list)));
+        refused("attention.head_count_kv", &|w, key| {
+            w.i32s(key, list);
+        });
+        refused("rope.dimension_count", &|w, key| {
+            w.i32s(key, list);
+        });
     }
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0] {
-        refused("rope.freq_base", &|w, key| drop(w.f32(key, value)));
-        refused("rope.scaling.factor", &|w, key| drop(w.f32(key, value)));
+        refused("rope.freq_base", &|w, key| {
+            w.f32(key, value);
+        });
+        refused("rope.scaling.factor", &|w, key| {
+            w.f32(key, value);
+        });
         for key in ["attn_factor", "yarn_beta_fast", "yarn_beta_slow"] {
             refused(&format!("rope.scaling.{key}"), &|w, key| {
-                w.str("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4.0).f32(key, value);
+                w.str("llama.rope.scaling.type", "yarn")
+                    .f32("llama.rope.scaling.factor", 4.0)
+                    .f32(key, value);
             });
         }
     }
@@ -355,7 +375,9 @@ fn numbers_of_a_model_that_make_no_sense() {
 fn parts_that_are_none() {
     let _alone = alone();
     let directory = tempfile::tempdir().expect("a folder");
-    for (count, no, ok) in [(9999u64, 0u64, true), (10_000, 0, false), (u64::MAX, 1, false), (3, u64::MAX, false)] {
+    for (count, no, ok) in
+        [(9999u64, 0u64, true), (10_000, 0, false), (u64::MAX, 1, false), (3, u64::MAX, false)]
+    {
         let mut rest = Vec::new();
         for (key, value) in [("split.count", count), ("split.no", no), ("split.tensors.count", u64::MAX)] {
             string(&mut rest, key.as_bytes());

@@ -158,7 +158,8 @@ fn split_models_are_whole() {
 #[test]
 fn metadata_survive_json() {
     let text = || prop_oneof![any::<String>(), "[\"\\\\/\u{0}-\u{1f}\u{7f}\u{2028}\u{feff}é\u{1f600}]{0,12}"];
-    let keys = prop::collection::btree_map(text().prop_filter("no key is empty", |k| !k.is_empty()), text(), 0..6);
+    let keys =
+        prop::collection::btree_map(text().prop_filter("no key is empty", |k| !k.is_empty()), text(), 0..6);
     let lists = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..6);
     let numbers = prop::collection::vec(any::<f32>(), 0..6);
     proptest!(settings(1000), |(keys in keys, lists in lists, numbers in numbers)| {

@@ -13,12 +13,36 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 const ONCE: usize = 2 << 20;
 /// Names that mean something, to be had without guessing them.
 const NAMES: [&str; 16] = [
-    "</s>", "<eos>", "<EOT>", "<|end|>", "<|call|>", "<|return|>", "<|tool_response>", "<|channel|>", "<|im_end|>",
-    "<0x41>", "<0xZZ>", "\u{2581}", "\u{120}", " ", "<s>", "<|fim_pad|>",
+    "</s>",
+    "<eos>",
+    "<EOT>",
+    "<|end|>",
+    "<|call|>",
+    "<|return|>",
+    "<|tool_response>",
+    "<|channel|>",
+    "<|im_end|>",
+    "<0x41>",
+    "<0xZZ>",
+    "\u{2581}",
+    "\u{120}",
+    " ",
+    "<s>",
+    "<|fim_pad|>",
 ];
 const PRES: [&str; 12] = [
-    "default", "llama-bpe", "gpt-2", "qwen2", "deepseek-llm", "falcon", "bloom", "tekken", "smollm", "gpt-4o",
-    "starcoder", "chatglm-bpe",
+    "default",
+    "llama-bpe",
+    "gpt-2",
+    "qwen2",
+    "deepseek-llm",
+    "falcon",
+    "bloom",
+    "tekken",
+    "smollm",
+    "gpt-4o",
+    "starcoder",
+    "chatglm-bpe",
 ];
 
 #[derive(Arbitrary, Debug)]

@@ -75,7 +75,7 @@ impl Specials {
         let mut starts = vec![0..0; 256];
         for (i, entry) in entries.iter().enumerate() {
             let range = &mut starts[usize::from(entry.text.as_bytes()[0])];
-            *range = if range.is_empty() { i..i + 1 } else { range.start..i + 1 };
+            *range = if range.end == 0 { i..i + 1 } else { range.start..i + 1 };
         }
         Specials { entries, starts }
     }

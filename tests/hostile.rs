@@ -438,3 +438,26 @@ fn templates_that_are_nothing_but_depth() {
         }
     }
 }
+
+/// As many values in each other as there is fuel for, which end by calls in calls.
+#[test]
+fn values_that_are_nothing_but_depth() {
+    let _alone = alone();
+    let bodies = [
+        format!("{{% set ns.x = {}ns.x{} %}}", "(".repeat(40), ",)".repeat(40)),
+        format!("{{% set ns.x = {}ns.x{} %}}", "{'a': ".repeat(8), "}".repeat(8)),
+        "{% set ns.x = ns.x, %}".to_owned(),
+        "{% set n = namespace() %}{% set n.p = ns.x %}{% set ns.x = n %}".to_owned(),
+    ];
+    for text in [1, 1 << 20] {
+        let message = Message { role: "user".to_owned(), content: "a".repeat(text) };
+        for body in &bodies {
+            // The fuel ends it at the latest.
+            let loops = "{% for i in range(90000) %}".repeat(2);
+            let source = format!("{{% set ns = namespace(x=1) %}}{loops}{body}{}", "{% endfor %}".repeat(2));
+            let error = ChatTemplate::new(&source, "", "").render(std::slice::from_ref(&message), true);
+            let error = error.expect_err("no end").to_string();
+            assert!(error.contains("more work or memory") || error.contains("more time"), "{body}: {error}");
+        }
+    }
+}

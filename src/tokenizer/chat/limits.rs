@@ -12,9 +12,10 @@
 //! - filters, tests and methods, through wrappers around minijinja's own.
 //!
 //! What is left is bounded in the size of what a value may be. minijinja's compiler calls itself
-//! for every operator of `1+1+1+…`, so a template's own length is bounded, and its thread's stack
-//! has room for as many calls as fit into that. The last resort is a clock: a template renders on
-//! a thread of its own, and after a second nobody waits for it any more.
+//! for every operator of `1+1+1+…`, and a list in a list is dropped by calls in calls: so a
+//! template's own length is bounded, and the stack has room for all the calls that its text and
+//! its fuel can buy. The last resort is a clock: a template renders on a thread of its own, and
+//! after a second nobody waits for it any more.
 
 use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
@@ -35,9 +36,10 @@ const DEPTH: u32 = 64;
 const VALUE: u64 = 16;
 /// Bytes of a template. The longest known have a tenth of it.
 const SOURCE: usize = 256 << 10;
-/// The stack of the rendering thread: minijinja allows 500 calls in each other.
-const STACK: usize = 64 << 20;
-/// More stack for each byte of template: its compiler takes at most 400 bytes for one.
+/// Stack for a unit of fuel: two of them make a tuple, which takes 100 bytes to drop. All of it is
+/// enough for the 500 calls in each other that minijinja allows.
+const STACK_PER_FUEL: usize = 128;
+/// More of it for each byte of template: the compiler takes at most 400 for one.
 const STACK_PER_BYTE: usize = 1024;
 /// The name of the rendering thread.
 const THREAD: &str = "chat template";
@@ -133,11 +135,13 @@ impl Limits {
             return Err(format!("it has {source} bytes, and no more than {SOURCE} are read"));
         }
         let bytes = (source + text) as u64;
+        // Text is paid for by 64 bytes.
+        let fuel = FUEL + source as u64 + text as u64 / 8;
         Ok(Limits {
-            fuel: FUEL + bytes,
+            fuel,
             size: SIZE + 4 * bytes,
             time: TIME + Duration::from_micros(bytes / 10),
-            stack: STACK + STACK_PER_BYTE * source,
+            stack: STACK_PER_FUEL.saturating_mul(fuel as usize).saturating_add(STACK_PER_BYTE * source),
         })
     }
 

@@ -34,7 +34,7 @@ const SIZE: u64 = 4 << 20;
 const DEPTH: u32 = 64;
 /// What a value costs besides the bytes of its text.
 const VALUE: u64 = 16;
-/// Bytes of a template. The longest known have a tenth of it.
+/// Bytes of a template. The longest known have less than a tenth of it.
 const SOURCE: usize = 256 << 10;
 /// Stack for a unit of fuel: two of them make a tuple, which takes 100 bytes to drop. All of it is
 /// enough for the 500 calls in each other that minijinja allows.

@@ -5,7 +5,11 @@ INFER = target/release/infer
 REAL_TESTS = --test models $(if $(wildcard tests/real_models.rs),--test real_models)
 MODEL_CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}/infer/models
 
-.PHONY: help setup build install demo test test-full test-models
+# Seconds for each target, and which targets.
+FUZZ_TIME ?= 180
+FUZZ ?= header tokenizer template blocks model
+
+.PHONY: help setup build install demo test test-full test-models fuzz
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +19,7 @@ help:
 	@echo "make test         formatting, lints and all quick tests (software Vulkan is enough)"
 	@echo "make test-full    the same with every fixture and every variant"
 	@echo "make test-models  fetch SmolLM2 135M (98 MB, once) and test against it"
+	@echo "make fuzz         damaged input for FUZZ_TIME=180 seconds a target (FUZZ=\"header model\" chooses); needs a nightly"
 	@echo "make setup        install what is missing: a Vulkan driver, a C compiler"
 
 setup:
@@ -47,3 +52,18 @@ test-models: setup
 	[ $$code = 0 ] || exit $$code; \
 	echo 'INFER_TEST_MODELS="$(MODEL_CACHE)" $(CARGO) test --release --locked $(REAL_TESTS)'; \
 	INFER_TEST_MODELS="$(MODEL_CACHE)" $(CARGO) test --release --locked $(REAL_TESTS)
+
+# No sanitizer: what is fuzzed is safe code, and four times as fast without one.
+fuzz:
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { \
+	echo "error: make fuzz needs cargo-fuzz: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	@$(CARGO) +nightly --version >/dev/null 2>&1 || { \
+	echo "error: make fuzz needs a nightly toolchain: rustup toolchain install nightly --profile minimal" >&2; exit 1; }
+	fuzz/seed
+	@for target in $(FUZZ); do \
+	case $$target in template) more="-dict=fuzz/template.dict -max_len=4096";; \
+	header) more="-dict=fuzz/gguf.dict -max_len=2048";; model) more="-dict=fuzz/gguf.dict -max_len=14000";; \
+	*) more="-max_len=2000";; esac; \
+	echo "fuzz: $$target for $(FUZZ_TIME) seconds"; \
+	$(CARGO) +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_TIME) -timeout=10 \
+	-rss_limit_mb=2048 -print_final_stats=1 $$more || exit $$?; done

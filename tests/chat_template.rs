@@ -161,9 +161,13 @@ fn what_transformers_has_is_there() {
 
 #[test]
 fn nothing_else_is_there() {
-    for source in
-        ["{% include '/etc/passwd' %}", "{% import 'x' as y %}", "{% extends 'x' %}", "{{ debug() }}"]
-    {
+    for source in [
+        "{% include '/etc/passwd' %}",
+        "{% import 'x' as y %}",
+        "{% import 'x' as y % 1 %}",
+        "{% extends 'x' %}",
+        "{{ debug() }}",
+    ] {
         let error = render(source).expect_err("nothing to be had");
         assert!(matches!(error, Error::Request(_)), "{source}: {error}");
     }

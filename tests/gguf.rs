@@ -236,14 +236,16 @@ fn huge_counts_cost_nothing() {
 #[test]
 fn a_second_reader_sees_the_same() {
     let mut files = common::files(&common::fixtures().join("models"), "gguf");
-    files.extend([malformed("valid.gguf"), common::repo("assets/demo.gguf")]);
-    let mut compared = 0;
+    let sound = cases().into_iter().filter(|case| case.expect == "load").map(|case| malformed(&case.file));
+    files.extend(sound.chain([malformed("valid.gguf"), common::repo("assets/demo.gguf")]));
+    let (mut compared, mut skipped) = (0, Vec::new());
     for path in &files {
         let shown = path.display();
         let ours = File::open(path).unwrap_or_else(|e| panic!("{e}"));
         read_all(&ours);
-        if ours.tensors().iter().any(|t| t.ty as u32 >= Type::NVFP4 as u32) {
-            // The second reader ends with a panic on types that are younger than itself.
+        // It ends with a panic on types that are younger than itself.
+        if let Some(young) = ours.tensors().iter().find(|t| t.ty as u32 >= Type::NVFP4 as u32) {
+            skipped.push(format!("{} ({})", path.file_name().unwrap().display(), young.ty));
             continue;
         }
         let theirs = gguf_rs::get_gguf_container(path.to_str().unwrap()).unwrap().decode().unwrap();
@@ -255,10 +257,11 @@ fn a_second_reader_sees_the_same() {
         for (key, value) in ours.metadata() {
             let other = &theirs.metadata()[key];
             let same = match value {
-                Value::String(s) => other.as_str() == std::str::from_utf8(s).ok(),
+                // It is lax: what is no UTF-8 is replaced.
+                Value::String(s) => other.as_str() == Some(&*String::from_utf8_lossy(s)),
                 Value::Bool(b) => other.as_bool() == Some(b),
                 #[allow(clippy::cast_possible_truncation, reason = "it was an f32 before it became JSON")]
-                Value::F32(f) => other.as_f64().map(|x| x as f32) == Some(f),
+                Value::F32(f) => other.as_f64().map_or(!f.is_finite(), |x| x as f32 == f),
                 // The second reader keeps the beginnings of arrays alone.
                 Value::Array(_) => true,
                 number => other.as_u64() == number.as_u64(),
@@ -280,7 +283,12 @@ fn a_second_reader_sees_the_same() {
         }
         compared += 1;
     }
-    assert!(compared >= 6, "only {compared} of {} files were compared", files.len());
+    common::note(&format!(
+        "{compared} files were compared; the second reader does not know: {}",
+        skipped.join(", ")
+    ));
+    // Three models of the large set have types that it does not know.
+    assert!(compared >= 9 && skipped.len() <= 3, "{compared} of {}, without {skipped:?}", files.len());
 }
 
 /// The tokenizer of a large vocabulary: found whole, in order, and nothing of it copied.

@@ -15,6 +15,7 @@ mod error;
 mod file;
 #[cfg(unix)]
 mod guard;
+mod json;
 mod map;
 mod split;
 mod value;
@@ -24,6 +25,7 @@ pub mod writer;
 pub use bytes::Bytes;
 pub use error::Error;
 pub use file::{File, Part, Tensor};
+pub use json::Json;
 pub use map::Map;
 pub use value::{Array, StringIter, Value, ValueType};
 pub(crate) use walk::shown;

@@ -26,7 +26,9 @@ pub(super) struct Header {
 
 /// Bytes as text that is safe to print and not too long: for errors.
 pub(crate) fn shown(bytes: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(bytes).chars().take(64).collect();
+    // A character has at most four bytes: of a gigabyte that should be a name, no more is looked at.
+    let head = &bytes[..bytes.len().min(4 * 64)];
+    let text: String = String::from_utf8_lossy(head).chars().take(64).collect();
     text.escape_debug().to_string()
 }
 

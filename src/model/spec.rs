@@ -165,12 +165,16 @@ fn scaling(keys: &Keys<'_>) -> Result<Scaling> {
                 Some(_) => keys.size("rope.scaling.original_context_length")?,
                 None => keys.size("context_length")?,
             };
+            let positive = |key: &str, default| match keys.f32_or(key, default)? {
+                value if value.is_finite() && value > 0.0 => Ok(value),
+                value => Err(keys.bad(key, format!("{value} is no sensible number"))),
+            };
             Ok(Scaling::Yarn {
                 factor,
                 original_context,
-                attention_factor: keys.f32_or("rope.scaling.attn_factor", 1.0)?,
-                beta_fast: keys.f32_or("rope.scaling.yarn_beta_fast", 32.0)?,
-                beta_slow: keys.f32_or("rope.scaling.yarn_beta_slow", 1.0)?,
+                attention_factor: positive("rope.scaling.attn_factor", 1.0)?,
+                beta_fast: positive("rope.scaling.yarn_beta_fast", 32.0)?,
+                beta_slow: positive("rope.scaling.yarn_beta_slow", 1.0)?,
             })
         }
         other => {

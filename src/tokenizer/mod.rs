@@ -112,7 +112,7 @@ impl Tokenizer {
                 (Scheme::Bpe(Bpe::read(file, pre, &texts)?), pre.add_bos)
             }
         };
-        let specials = Specials::new(&vocab, strips(file));
+        let specials = Specials::new(&vocab, strips(file))?;
         Ok(Tokenizer {
             specials,
             scheme,

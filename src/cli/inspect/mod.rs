@@ -51,7 +51,7 @@ struct Report<'a> {
     files: Vec<Part>,
     parameters: u64,
     bits_per_weight: f64,
-    metadata: metadata::Json<'a>,
+    metadata: gguf::Json<'a>,
     tensors: Vec<Row>,
     types: BTreeMap<&'static str, u64>,
     memory: Memory,
@@ -152,7 +152,7 @@ fn report(
             .map(|b| String::from_utf8_lossy(b).into_owned()),
         parameters,
         bits_per_weight,
-        metadata: metadata::Json(file),
+        metadata: gguf::Json(file),
         tensors: file
             .tensors()
             .iter()

@@ -11,11 +11,13 @@
 //! - operators, calls and look-ups, through filters that `source` puts on their operands;
 //! - filters, tests and methods, through wrappers around minijinja's own.
 //!
-//! What is left is bounded in the size of what a value may be. The last resort is a clock: a
-//! template renders on a thread of its own, with room for the deepest recursion that is
-//! allowed, and after a second nobody waits for it any more.
+//! What is left is bounded in the size of what a value may be. minijinja's compiler calls itself
+//! for every operator of `1+1+1+…`, and a list in a list is dropped by calls in calls: so a
+//! template's own length is bounded, and the stack has room for all the calls that its text and
+//! its fuel can buy. The last resort is a clock: a template renders on a thread of its own, and
+//! after a second nobody waits for it any more.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
@@ -32,8 +34,15 @@ const SIZE: u64 = 4 << 20;
 const DEPTH: u32 = 64;
 /// What a value costs besides the bytes of its text.
 const VALUE: u64 = 16;
-/// The stack of the rendering thread: minijinja allows 500 calls in each other.
-const STACK: usize = 64 << 20;
+/// Bytes of a template. The longest known have less than a tenth of it.
+const SOURCE: usize = 256 << 10;
+/// Stack for a unit of fuel: two of them make a tuple, which takes 100 bytes to drop. All of it is
+/// enough for the 500 calls in each other that minijinja allows.
+const STACK_PER_FUEL: usize = 128;
+/// More of it for each byte of template: the compiler takes at most 400 for one.
+const STACK_PER_BYTE: usize = 1024;
+/// The name of the rendering thread.
+const THREAD: &str = "chat template";
 /// The time for a conversation of no length.
 const TIME: Duration = Duration::from_secs(1);
 
@@ -112,14 +121,28 @@ pub(super) struct Limits {
     fuel: u64,
     size: u64,
     time: Duration,
+    stack: usize,
 }
 
 impl Limits {
-    /// Those for so many bytes of template and conversation: what handles them all a few
+    /// Those for so many bytes of template and of conversation: what handles them all a few
     /// times is no run-away.
-    pub(super) fn for_bytes(bytes: usize) -> Limits {
-        let bytes = bytes as u64;
-        Limits { fuel: FUEL + bytes, size: SIZE + 4 * bytes, time: TIME + Duration::from_micros(bytes / 10) }
+    ///
+    /// # Errors
+    /// For a template that is longer than any.
+    pub(super) fn for_bytes(source: usize, text: usize) -> Result<Limits, String> {
+        if source > SOURCE {
+            return Err(format!("it has {source} bytes, and no more than {SOURCE} are read"));
+        }
+        let bytes = (source + text) as u64;
+        // Text is paid for by 64 bytes.
+        let fuel = FUEL + source as u64 + text as u64 / 8;
+        Ok(Limits {
+            fuel,
+            size: SIZE + 4 * bytes,
+            time: TIME + Duration::from_micros(bytes / 10),
+            stack: STACK_PER_FUEL.saturating_mul(fuel as usize).saturating_add(STACK_PER_BYTE * source),
+        })
     }
 
     /// Sets the bounds on an environment whose own filters are complete.
@@ -174,8 +197,9 @@ impl Limits {
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
+        say_no_panics();
         let (send, receive) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+        let thread = std::thread::Builder::new().name(THREAD.to_owned()).stack_size(self.stack);
         let started = thread.spawn(move || {
             // Nobody may be waiting any more.
             let _ = send.send(work());
@@ -186,6 +210,20 @@ impl Limits {
             mpsc::RecvTimeoutError::Disconnected => "rendering it failed".to_owned(),
         })
     }
+}
+
+/// Lets a panic of the rendering thread be what it is to the user: a template that fails, in one
+/// line. minijinja has `unreachable!()` where templates could reach.
+fn say_no_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().name() != Some(THREAD) {
+                before(panic);
+            }
+        }));
+    });
 }
 
 /// Makes the template pay for walking values, and refuses those that are too large.

@@ -77,7 +77,7 @@ impl ChatTemplate {
     /// more time or memory than it may.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let text: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let limits = Limits::for_bytes(self.source.len() + text);
+        let limits = Limits::for_bytes(self.source.len(), text).map_err(|why| failed(None, &why))?;
         let template = self.clone();
         let messages: Value = messages
             .iter()

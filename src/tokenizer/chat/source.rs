@@ -53,7 +53,7 @@ fn next_tag(text: &str) -> Option<usize> {
     text.match_indices('{').map(|(i, _)| i).find(|i| follows(*i))
 }
 
-/// Behind `{% raw %}` nothing is a tag until `{% endraw %}`, which is where this ends.
+/// Behind `{% raw %}` nothing is a tag until `{% endraw %}`, which is where this ends, or the text.
 fn raw_end(tag: &str, after: &str) -> Option<usize> {
     let inside = |tag: &str| {
         let inside = tag.strip_prefix("{%")?.strip_suffix("%}")?;
@@ -64,13 +64,13 @@ fn raw_end(tag: &str, after: &str) -> Option<usize> {
     }
     let mut from = 0;
     while let Some(start) = after.get(from..)?.find("{%").map(|i| from + i) {
-        let end = after.get(start..)?.find("%}").map(|i| start + i + 2)?;
+        let Some(end) = after.get(start..)?.find("%}").map(|i| start + i + 2) else { break };
         if inside(after.get(start..end)?).is_some_and(|name| name == "endraw") {
             return Some(end);
         }
         from = start + 2;
     }
-    None
+    Some(after.len())
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]

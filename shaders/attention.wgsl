@@ -6,7 +6,7 @@
 // the head and every VS-th key, for all heads; slices are summed at the end. Every lane knows the
 // running maxima, so that one round of exponentials suffices.
 //
-// When decoding, the prologue adds biases, turns the query heads, and turns and stores the new
+// When decoding, the prologue adds biases, norms and turns the query heads, norms and turns and stores the new
 // token's key and value, with which the running softmax of one split begins. In prefill
 // `kv_write` has stored the whole batch.
 //
@@ -28,8 +28,9 @@ var<immediate> args: Args;
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
 #endif
-#if BIAS
-@group(0) @binding(7) var<storage, read> bias: array<${ROW}>;       // (STRIDE)
+#if VECTORS
+// Biases (STRIDE), then the weights of the queries' and the keys' norms, those of both that are there.
+@group(0) @binding(7) var<storage, read> vectors: array<${ROW}>;
 #endif
 
 #include "kv.wgsl"
@@ -59,6 +60,11 @@ var<workgroup> sixteenths: array<vec4<f32>, ${SIXTEENTHS}>; // (HB, 4)
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 #if INLINE
 var<workgroup> is_last: u32;
+#endif
+#if HEAD_NORMS
+var<workgroup> squares: array<vec4<f32>, ${HEAD_SQUARES}>; // (HB + 1, 2): eighths, the key's last
+// The factor of the norm of a query head, or of the key.
+fn factor_of(j: u32) -> f32 { return head_factor(dot(squares[2u * j] + squares[2u * j + 1u], vec4<f32>(1.0))); }
 #endif
 
 #include "merge.wgsl"
@@ -114,18 +120,35 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #end
 #endif
 
+#if HEAD_NORMS
+  if lid < 8u * (HB + 1u) {
+    let j = lid / 8u;
+    let at = select((head0 + min(j, live_heads - 1u)) * D, K_AT + kv_head * D, j == HB);
+    squares[lid >> 2u][lid & 3u] = head_squares(token, at, lid & 7u, 8u);
+  }
+  workgroupBarrier();
+#endif
   for (var i = lid; i < HB * DV; i += THREADS) {
     let j = i / DV;
     var v = vec4<f32>(0.0);
-    if j < live_heads { v = turned4(token, (head0 + j) * D, 4u * (i % DV), position) * ${SCALE}; }
+    if j < live_heads {
+      v = turned4(token, (head0 + j) * D, 4u * (i % DV), position, Q_NORM) * ${SCALE};
+#if HEAD_NORMS
+      v *= factor_of(j);
+#endif
+    }
     q[i] = v;
   }
 #if DECODE
   if fresh {
     // From the other end, so that other lanes are at it than at the queries.
     let i = THREADS - 1u - lid;
+    var factor = 1.0;
+#if HEAD_NORMS
+    factor = factor_of(HB);
+#endif
     for (var u = i; u < DU; u += THREADS) {
-      let k = key_unit(token, kv_head, u, position);
+      let k = key_unit(token, kv_head, u, position, factor);
       k_new[u] = k; // as rounded as what later tokens will read
       if block == 0u { cache[key_at(kv_head, position, u)] = k; }
     }

@@ -36,28 +36,41 @@ fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(v[0]); }
 fn loaded(v: vec4<u32>) -> Unit { return Unit(bitcast<vec4<f32>>(v)); }
 #endif
 
+// Where the weights of the heads' norms begin among the vectors: queries', then keys'.
+const Q_NORM: u32 = ${Q_NORM}u;
+const K_NORM: u32 = Q_NORM + ${NORM_ROW}u;
+
 #if ALIGNED
 // Four elements of raw rows with their biases.
 fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
 #if BIAS
-  return qkv[(token * STRIDE + at + d) / 4u] + bias[(at + d) / 4u];
+  return qkv[(token * STRIDE + at + d) / 4u] + vectors[(at + d) / 4u];
 #else
   return qkv[(token * STRIDE + at + d) / 4u];
+#endif
+}
+
+// The same of queries and keys, times their norm's weight, which begins at `norm`.
+fn weighted4(token: u32, at: u32, d: u32, norm: u32) -> vec4<f32> {
+#if HEAD_NORMS
+  return raw4(token, at, d) * vectors[(norm + d) / 4u];
+#else
+  return raw4(token, at, d);
 #endif
 }
 
 // Four elements from d on of the head that begins at `at`, turned for their position. Everything
 // is loaded first, from places that exist, and chosen after: loads in branches would wait for each
 // other.
-fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
-  let own = raw4(token, at, d);
+fn turned4(token: u32, at: u32, d: u32, position: u32, norm: u32) -> vec4<f32> {
+  let own = weighted4(token, at, d, norm);
 #if NEIGHBOURS
   let turn = rope[(position * ROTATED + min(d, ROTATED - 4u)) / 4u]; // cosine, sine, twice
   let v = own * turn.xxzz + vec4<f32>(-own.y, own.x, -own.w, own.z) * turn.yyww;
 #else
   const HALF = ROTATED / 2u;
   let low = d < HALF;
-  let other = raw4(token, at, select(min(d - HALF, D - 4u), d + HALF, low));
+  let other = weighted4(token, at, select(min(d - HALF, D - 4u), d + HALF, low), norm);
   let pairs = (position * HALF + min(select(d - HALF, d, low), HALF - 4u)) / 2u;
   let a = rope[pairs]; // cosine, sine, twice
   let b = rope[pairs + 1u];
@@ -70,20 +83,27 @@ fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
 // A raw row's element with its bias.
 fn raw(token: u32, at: u32) -> f32 {
 #if BIAS
-  return qkv[token * STRIDE + at] + bias[at];
+  return qkv[token * STRIDE + at] + vectors[at];
 #else
   return qkv[token * STRIDE + at];
 #endif
 }
+fn weighted(token: u32, at: u32, d: u32, norm: u32) -> f32 {
+#if HEAD_NORMS
+  return raw(token, at + d) * vectors[norm + d];
+#else
+  return raw(token, at + d);
+#endif
+}
 
 // As above, where heads and turns are not whole vectors.
-fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
+fn turned4(token: u32, at: u32, d: u32, position: u32, norm: u32) -> vec4<f32> {
   var v: vec4<f32>;
 #if NEIGHBOURS
   var own: array<f32, 4>;
   var turn: array<vec2<f32>, 2>; // cosine, sine
 #repeat i 4
-  own[${i}u] = raw(token, at + min(d + ${i}u, D - 1u));
+  own[${i}u] = weighted(token, at, min(d + ${i}u, D - 1u), norm);
 #end
 #repeat i 2
   {
@@ -107,8 +127,8 @@ fn turned4(token: u32, at: u32, d: u32, position: u32) -> vec4<f32> {
 #repeat i 4
   {
     let e = min(d + ${i}u, D - 1u);
-    own[${i}u] = raw(token, at + e);
-    other[${i}u] = raw(token, at + select(min(e - HALF, D - 1u), e + HALF, e < HALF));
+    own[${i}u] = weighted(token, at, e, norm);
+    other[${i}u] = weighted(token, at, select(min(e - HALF, D - 1u), e + HALF, e < HALF), norm);
     turn[${i}u] = rope[position * HALF + min(select(e - HALF, e, e < HALF), max(HALF, 1u) - 1u)];
   }
 #end
@@ -138,10 +158,22 @@ fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
 
 #endif
 
-fn key_unit(token: u32, head: u32, unit: u32, position: u32) -> vec4<u32> {
+// A share of the squares of the head that begins at `at`: those of every `step`-th vector.
+fn head_squares(token: u32, at: u32, first: u32, step: u32) -> f32 {
+  var sum = 0.0;
+  for (var i = first; i < DV; i += step) {
+    let v = raw4(token, at, 4u * i);
+    sum += dot(v, v);
+  }
+  return sum;
+}
+fn head_factor(squares: f32) -> f32 { return inverseSqrt(squares / f32(D) + ${HEAD_EPS}); }
+
+// A unit of a key, whose head's norm has a factor.
+fn key_unit(token: u32, head: u32, unit: u32, position: u32, factor: f32) -> vec4<u32> {
   var v: Unit;
 #repeat i UV
-  v[${i}u] = turned4(token, K_AT + head * D, unit * UE + 4u * ${i}u, position);
+  v[${i}u] = turned4(token, K_AT + head * D, unit * UE + 4u * ${i}u, position, K_NORM) * factor;
 #end
   return stored(v);
 }

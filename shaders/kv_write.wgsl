@@ -9,8 +9,8 @@ var<immediate> args: Args;
 @group(0) @binding(0) var<storage, read> qkv: array<${ROW}>;        // (tokens, STRIDE) raw rows
 @group(0) @binding(1) var<storage, read> rope: array<${TURNS}>; // (context, ROTATED / 2)
 @group(0) @binding(2) var<storage, read_write> cache: array<vec4<u32>>;
-#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<${ROW}>;       // (STRIDE)
+#if VECTORS
+@group(0) @binding(3) var<storage, read> vectors: array<${ROW}>;    // see attention.wgsl
 #endif
 
 #include "kv.wgsl"
@@ -22,6 +22,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let token = id.y;
   if head >= KV_HEADS { return; }
   let position = args.position + token;
-  cache[key_at(head, position, unit)] = key_unit(token, head, unit, position);
+  var factor = 1.0;
+#if HEAD_NORMS
+  factor = head_factor(head_squares(token, K_AT + head * D, 0u, 1u));
+#endif
+  cache[key_at(head, position, unit)] = key_unit(token, head, unit, position, factor);
   cache[value_at(head, position, unit)] = value_unit(token, head, unit);
 }

@@ -76,6 +76,7 @@ fn shaders(form: Form) -> Vec<Shader> {
                     pairing,
                     scale: 0.1,
                     bias,
+                    head_norms: (head_dim != 64).then_some(1e-6),
                     context: 64,
                     rows: [0, 384, 512, 640],
                     max_splits: 4,

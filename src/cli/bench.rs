@@ -112,13 +112,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn run(args: &Args) -> Result<()> {
     interrupt::install()?;
     let (name, model) = match &args.synthetic {
-        Some(shape) => {
-            let made = shapes::model(shape)?;
-            if let Some(words) = shapes::left_out(shape) {
-                output::notes(&[words]);
-            }
-            (shape.clone(), Arc::new(made))
-        }
+        Some(shape) => (shape.clone(), Arc::new(shapes::model(shape)?)),
         None => (args.model.name(), load::model(&args.model)?),
     };
     let mut options = args.compute.options();

@@ -20,8 +20,6 @@ fn entries() -> impl Iterator<Item = Vec<(&'static str, Value)>> {
 enum Other {
     /// Nothing.
     Refused,
-    /// A Llama where that is nearly right: Qwen3 without the norms of its queries and keys.
-    Near,
     /// A Llama.
     Any,
 }
@@ -32,18 +30,7 @@ enum Other {
 /// [`Error::Usage`] for a name that is not in the table; [`Error::Unsupported`] for an
 /// architecture that cannot be made yet, or a type without kernels.
 pub fn model(name: &str) -> Result<Model> {
-    made(name, Other::Near).and_then(Model::synthetic)
-}
-
-/// What of the shape's model [`model`] leaves out, for people.
-pub(super) fn left_out(name: &str) -> Option<String> {
-    let shape = name.split_once(':').map_or(name, |(shape, _)| shape);
-    let has =
-        |entry: &[(&str, Value)], key: &str, value: &str| entry.iter().any(|(k, v)| *k == key && v == value);
-    let found = entries().any(|e| has(&e, "name", shape) && has(&e, "architecture", "qwen3"));
-    found.then(|| {
-        format!("{shape} is measured as a llama of its shape: without the norms of queries and keys")
-    })
+    made(name, Other::Refused).and_then(Model::synthetic)
 }
 
 /// The same for every architecture of the table: what is not known is taken for a Llama. Its
@@ -89,7 +76,7 @@ fn made(name: &str, other: Other) -> Result<Synthetic> {
     let (architecture, pairing) = match get("architecture").and_then(Value::as_str) {
         Some("llama") => ("llama", Pairing::Neighbours),
         Some("qwen2") => ("qwen2", Pairing::Halves),
-        Some("qwen3") if other == Other::Near => ("llama", Pairing::Halves),
+        Some("qwen3") => ("qwen3", Pairing::Halves),
         Some(_) if other == Other::Any => ("llama", Pairing::Halves),
         unknown => {
             return Err(Error::Unsupported(format!(
@@ -112,6 +99,7 @@ fn made(name: &str, other: Other) -> Result<Synthetic> {
         context: size("context")?,
         norm_eps: 1e-5,
         rope: Rope { pairing, dims: size("head_dim")?, base, scaling: Scaling::None },
+        head_norms: architecture == "qwen3",
         activation: Activation::Silu,
     };
     let tied = get("tied") == Some(&Value::Bool(true));
@@ -123,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_dense_llama_and_qwen2_of_the_table_can_be_made() {
+    fn every_dense_shape_of_a_known_architecture_can_be_made() {
         let mut made = 0;
         for entry in entries() {
             let text = |key: &str| {
@@ -137,15 +125,13 @@ mod tests {
             match model(text("name")) {
                 Ok(model) => {
                     assert!(known);
-                    let like = if text("architecture") == "qwen3" { "llama" } else { text("architecture") };
-                    assert_eq!(model.plan.spec.architecture, like);
+                    assert_eq!(model.plan.spec.architecture, text("architecture"));
                     made += 1;
                 }
                 Err(e) => assert!(!known && e.exit_code() == 4, "{}: {e}", text("name")),
             }
         }
         assert!(made >= 5);
-        assert!(left_out("qwen3-0.6b:Q8_0").is_some() && left_out("llama-3.2-1b").is_none());
         assert_eq!(model("smollm2-135m:Q9").err().map(|e| e.exit_code()), Some(2));
         assert_eq!(model("gpt-9").err().map(|e| e.exit_code()), Some(2));
     }

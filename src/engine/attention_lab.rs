@@ -7,7 +7,7 @@ use super::device::Range;
 use super::lab::{FAR, Lab, bound, read};
 use super::profile::{self, MANY};
 use super::stage::{attention, raw_rows};
-use crate::kernels::attention::{Args, Attention, Knobs};
+use crate::kernels::attention::{Args, Attention, Knobs, norm_row};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, groups};
 use crate::model::{Model, Random};
@@ -81,6 +81,7 @@ impl Lab {
         let parts = gpu.buffer("attention", own.part_bytes(kv) as u64, STORAGE)?;
         let arrived = gpu.buffer("attention", (4 * spec.heads) as u64, STORAGE)?;
         let out = acts(gpu, spec.heads * spec.head_dim)?;
+        let norms = upload_floats(gpu, "vectors", &numbers(2 * norm_row(spec.head_dim)))?;
 
         let base = Knobs::of(widest, spec.head_dim);
         let splits = own.splits(1, depth + 1);
@@ -112,8 +113,9 @@ impl Lab {
             let bound_to: Vec<wgpu::BindGroup> = caches
                 .iter()
                 .map(|cache| {
-                    let ranges: [Range<'_>; 7] =
-                        [&raw, &turns, cache, &parts, &arrived, &out.numbers, &out.records].map(Range::from);
+                    let all = [&raw, &turns, cache, &parts, &arrived, &out.numbers, &out.records, &norms];
+                    let used = if kernel.has_vectors() { 8 } else { 7 };
+                    let ranges = all.map(Range::from)[..used].to_vec();
                     gpu.bind(&pipeline, &ranges)
                 })
                 .collect();

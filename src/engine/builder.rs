@@ -275,7 +275,9 @@ impl Builder<'_> {
                 let shape = Product { epilogue: Epilogue::Residual, stride: stream(spec), norm: None, bias };
                 self.gemv(place, shape, tokens, input, &out)
             }
-            Stage::Attention { layer, .. } => self.attention(*layer, vector, tokens == 1),
+            Stage::Attention { layer, bias, .. } => {
+                self.attention(*layer, vector, bias.iter().any(Option::is_some), tokens == 1)
+            }
             Stage::Logits { .. } => Ok(vec![]),
         }
     }
@@ -295,14 +297,15 @@ impl Builder<'_> {
     pub(super) fn attention(
         &self,
         layer: usize,
-        bias: Option<&wgpu::Buffer>,
+        vectors: Option<&wgpu::Buffer>,
+        bias: bool,
         decode: bool,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
         let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;
         let block = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
         let mut shape = attention(spec, block, self.context, decode, self.max_splits);
-        shape.bias = bias.is_some();
+        shape.bias = bias;
         let form = self.gpu.form;
         let (raw, turns, cache) =
             (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));
@@ -316,7 +319,7 @@ impl Builder<'_> {
         };
         if !decode {
             let mut ranges = vec![raw, turns, cache];
-            ranges.extend(bias.map(Range::from));
+            ranges.extend(vectors.map(Range::from));
             let (pipeline, group) = bound(&shape.write_shader(form), &ranges)?;
             made.push(Dispatch { pipeline, group, kind: Kind::KvWrite(shape.clone(), form.kv) });
         }
@@ -325,7 +328,7 @@ impl Builder<'_> {
             ranges.push((&self.arrived).into());
             ranges.extend(out);
         }
-        ranges.extend(bias.map(Range::from));
+        ranges.extend(vectors.map(Range::from));
         let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
         let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {

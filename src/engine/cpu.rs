@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::stage::{Stage, attention, gated_bias, lower, raw_bias, stream};
+use super::stage::{Stage, attention, attention_vectors, gated_bias, lower, stream};
 use super::{Counters, Engine, Info, Options, Progress};
 use crate::kernels::attention::{Attention, Cache};
 use crate::kernels::gemv::{dot, silu_gate};
@@ -81,7 +81,9 @@ impl CpuEngine {
                 norms.push(model.weights.floats(norm));
             }
             biases.push(match stage {
-                Stage::Attention { bias, .. } => raw_bias(spec, &model.weights, bias),
+                Stage::Attention { bias, norms, .. } => {
+                    Some(attention_vectors(spec, &model.weights, bias, norms.as_ref()))
+                }
                 Stage::Gated { bias, .. } => gated_bias(spec, &model.weights, bias),
                 Stage::Residual { bias, .. } => bias.as_ref().map(|b| model.weights.floats(b)),
                 _ => None,
@@ -163,16 +165,13 @@ impl CpuEngine {
                         }
                     }
                 }
-                Stage::Attention { layer, .. } => {
+                Stage::Attention { layer, bias: of_rows, .. } => {
+                    let bias_there = of_rows.iter().any(Option::is_some);
+                    let attention = Attention { bias: bias_there, ..self.attention.clone() };
+                    let vectors = bias.as_deref().unwrap_or_default();
                     for (t, raw) in raw.iter_mut().enumerate() {
                         let turns = &self.turns[(position + t) * turns_len..(position + t + 1) * turns_len];
-                        self.attention.twin_prologue(
-                            self.kv,
-                            raw,
-                            bias.as_deref(),
-                            turns,
-                            &mut self.caches[*layer],
-                        );
+                        attention.twin_prologue(self.kv, raw, vectors, turns, &mut self.caches[*layer]);
                     }
                     let cache = &self.caches[*layer];
                     attended = self.pool.install(|| {

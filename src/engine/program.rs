@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
-use super::stage::{MAX_SPLITS, Stage, attention, gated_bias, lower, raw_bias, raw_rows, stream};
+use super::stage::{MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, stream};
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
@@ -200,9 +200,10 @@ impl Programs {
                     }
                     upload_floats(gpu, "norms", &floats).map(Some)
                 }
-                Stage::Attention { bias, .. } => raw_bias(spec, &model.weights, bias)
-                    .map(|floats| upload_floats(gpu, "biases", &floats))
-                    .transpose(),
+                Stage::Attention { bias, norms, .. } => {
+                    let floats = attention_vectors(spec, &model.weights, bias, norms.as_ref());
+                    (!floats.is_empty()).then(|| upload_floats(gpu, "vectors", &floats)).transpose()
+                }
                 Stage::Gated { bias, .. } => gated_bias(spec, &model.weights, bias)
                     .map(|floats| upload_floats(gpu, "biases", &floats))
                     .transpose(),

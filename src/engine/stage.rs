@@ -4,7 +4,7 @@
 //! its consumer. So a norm disappears: its weight goes to the stage that makes the residual
 //! stream, its factor to the stages that read it. Per layer five stages remain.
 
-use crate::kernels::attention::{Attention, Knobs};
+use crate::kernels::attention::{Attention, Knobs, norm_row};
 use crate::kernels::padded;
 use crate::model::{Matrix, Op, Plan, Spec, Vector, Weights};
 use crate::quant::TILE;
@@ -32,6 +32,8 @@ pub enum Stage {
         layer: usize,
         /// Of queries, keys and values.
         bias: [Option<Vector>; 3],
+        /// Of query and key heads.
+        norms: Option<[Vector; 2]>,
     },
     /// Attention's output or the hidden vector → added to the residual stream.
     Residual {
@@ -74,9 +76,9 @@ pub fn lower(plan: &Plan) -> Result<Vec<Stage>> {
             Op::Embed { table } => stages.push(Stage::Embed { table: table.clone(), norm: next_norm()? }),
             Op::Norm { .. } => {}
             Op::Qkv { q, k, v } => stages.push(Stage::Qkv { matrices: [q.clone(), k.clone(), v.clone()] }),
-            Op::Attend { layer, bias } => {
+            Op::Attend { layer, bias, norms } => {
                 hidden = false;
-                stages.push(Stage::Attention { layer: *layer, bias: bias.clone() });
+                stages.push(Stage::Attention { layer: *layer, bias: bias.clone(), norms: norms.clone() });
             }
             Op::Residual { weight, bias } => {
                 let (weight, bias) = (weight.clone(), bias.clone());
@@ -100,7 +102,7 @@ pub fn raw_rows(spec: &Spec) -> [usize; 4] {
     [0, q, q + kv, q + 2 * kv]
 }
 
-/// Attention's shape without biases; `block` query heads a workgroup.
+/// Attention's shape without biases of its rows; `block` query heads a workgroup.
 pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_splits: usize) -> Attention {
     Attention {
         heads: spec.heads,
@@ -110,6 +112,7 @@ pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_sp
         pairing: spec.rope.pairing,
         scale: 1.0 / (spec.head_dim as f32).sqrt(),
         bias: false,
+        head_norms: spec.head_norms.then_some(spec.norm_eps),
         context,
         rows: raw_rows(spec),
         max_splits,
@@ -121,10 +124,22 @@ pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_sp
 /// The most parts into which a token's keys are split.
 pub const MAX_SPLITS: usize = 64;
 
-/// The biases of queries, keys and values as they stand beside the raw rows, if there are any.
-pub fn raw_bias(spec: &Spec, weights: &Weights, bias: &[Option<Vector>; 3]) -> Option<Vec<f32>> {
+/// Attention's vectors: the biases of queries, keys and values as they stand beside the raw rows,
+/// if there are any, then the weights of the heads' norms.
+pub fn attention_vectors(
+    spec: &Spec,
+    weights: &Weights,
+    bias: &[Option<Vector>; 3],
+    norms: Option<&[Vector; 2]>,
+) -> Vec<f32> {
     let rows = raw_rows(spec);
-    side_by_side(weights, bias, rows[3], |i| rows[i])
+    let mut out = side_by_side(weights, bias, rows[3], |i| rows[i]).unwrap_or_default();
+    for norm in norms.into_iter().flatten() {
+        let end = out.len() + norm_row(norm.len);
+        out.extend(weights.floats(norm));
+        out.resize(end, 0.0);
+    }
+    out
 }
 
 /// The biases of gate and up, each padded, one after the other, if there are any.

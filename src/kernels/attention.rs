@@ -35,6 +35,8 @@ pub struct Attention {
     pub scale: f32,
     /// There are biases.
     pub bias: bool,
+    /// Query and key heads are normed before they are turned: the epsilon.
+    pub head_norms: Option<f32>,
     /// Positions in the cache.
     pub context: usize,
     /// Where queries, keys, values and the end stand in a token's raw rows.
@@ -117,6 +119,12 @@ impl Attention {
         self.head_dim.div_ceil(Self::unit(kv))
     }
 
+    /// There is a buffer of vectors: biases beside the raw rows, then the weights of the queries'
+    /// and of the keys' norm, each padded to [`norm_row`].
+    pub fn has_vectors(&self) -> bool {
+        self.bias || self.head_norms.is_some()
+    }
+
     /// Lanes of a workgroup.
     fn threads(&self, kv: Kv) -> usize {
         self.units(kv).next_power_of_two().max(self.knobs.threads)
@@ -194,6 +202,12 @@ impl Attention {
             .set("KPL", keys)
             .set("AHEAD", self.knobs.values)
             .set("UV", vectors)
+            .set("Q_NORM", if self.bias { self.rows[3] } else { 0 })
+            .set("NORM_ROW", norm_row(self.head_dim))
+            .set("HEAD_SQUARES", 2 * (block + 1))
+            .set_f32("HEAD_EPS", self.head_norms.unwrap_or(0.0))
+            .flag("HEAD_NORMS", self.head_norms.is_some())
+            .flag("VECTORS", self.has_vectors())
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
             .set("POOL", weights.div_ceil(4).max(sums).max(shares))
             .set("EIGHTHS", 2 * block)
@@ -232,7 +246,7 @@ impl Attention {
         if form.inline_merge {
             bindings.extend([(4, true), (5, true), (6, true)]);
         }
-        if self.bias {
+        if self.has_vectors() {
             bindings.push((7, false));
         }
         Shader { name: "attention", source: source.build("attention.wgsl"), bindings, immediates: 12 }
@@ -246,7 +260,7 @@ impl Attention {
     /// The shader that stores a batch's keys and values.
     pub fn write_shader(&self, form: Form) -> Shader {
         let mut bindings = vec![(0, false), (1, false), (2, true)];
-        if self.bias {
+        if self.has_vectors() {
             bindings.push((3, false));
         }
         let source = self.source(form).build("kv_write.wgsl");
@@ -284,6 +298,11 @@ impl Attention {
     }
 }
 
+/// Elements of a head norm's weight as it is stored: whole vectors.
+pub fn norm_row(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(4)
+}
+
 /// Lanes of a workgroup of `attention_merge.wgsl`.
 const MERGERS: usize = 64;
 /// Positions that the cache keeps side by side.
@@ -314,23 +333,29 @@ fn turn(head: &mut [f32], pairing: Pairing, turns: &[[f32; 2]]) {
 }
 
 impl Attention {
-    /// The first half of the twin: bias and RoPE on a token's raw rows, in place, and its key and
-    /// value to the end of the cache.
+    /// The first half of the twin: biases, norms and RoPE on a token's raw rows, in place, and its
+    /// key and value to the end of the cache. `vectors` is empty where there are none.
     pub fn twin_prologue(
         &self,
         kv: Kv,
         qkv: &mut [f32],
-        bias: Option<&[f32]>,
+        vectors: &[f32],
         turns: &[[f32; 2]],
         cache: &mut Cache,
     ) {
-        if let Some(bias) = bias {
-            qkv.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
-        }
+        let (biases, norms) = vectors.split_at(if self.bias { self.rows[3] } else { 0 });
+        qkv.iter_mut().zip(biases).for_each(|(v, b)| *v += b);
         let d = self.head_dim;
-        let heads = |at: usize, n: usize| (0..n).map(move |h| at + h * d);
-        for at in heads(self.rows[0], self.heads).chain(heads(self.rows[1], self.kv_heads)) {
-            turn(&mut qkv[at..at + d], self.pairing, turns);
+        for (i, heads) in [self.heads, self.kv_heads].into_iter().enumerate() {
+            for head in qkv[self.rows[i]..][..heads * d].chunks_exact_mut(d) {
+                if let Some(epsilon) = self.head_norms {
+                    let squares: f32 = head.iter().map(|v| v * v).sum();
+                    let factor = 1.0 / (squares / d as f32 + epsilon).sqrt();
+                    let weights = &norms[i * norm_row(d)..];
+                    head.iter_mut().zip(weights).for_each(|(v, w)| *v *= w * factor);
+                }
+                turn(head, self.pairing, turns);
+            }
         }
         let len = self.kv_heads * d;
         let rounded = |at: usize| qkv[at..at + len].iter().map(|v| kv.round(*v));

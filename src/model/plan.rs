@@ -31,12 +31,14 @@ pub enum Op {
         /// `(kv_heads * head_dim, width)`.
         v: Matrix,
     },
-    /// Adds biases, turns queries and keys, stores keys and values, attends.
+    /// Adds biases, norms and turns queries and keys, stores keys and values, attends.
     Attend {
         /// The layer, which names the cache.
         layer: usize,
         /// Biases of queries, keys and values; absent ones are zero.
         bias: [Option<Vector>; 3],
+        /// Weights of the norms of query and key heads, `(head_dim)` each.
+        norms: Option<[Vector; 2]>,
     },
     /// `x` += weight · current + bias.
     Residual {
@@ -99,7 +101,12 @@ impl Plan {
             };
             let of_rows =
                 [bias("attn_q.bias", q_rows)?, bias("attn_k.bias", kv_rows)?, bias("attn_v.bias", kv_rows)?];
-            ops.push(Op::Attend { layer, bias: of_rows });
+            let norm = |part: &str| vector(part, spec.head_dim);
+            let norms = match spec.head_norms {
+                true => Some([norm("attn_q_norm.weight")?, norm("attn_k_norm.weight")?]),
+                false => None,
+            };
+            ops.push(Op::Attend { layer, bias: of_rows, norms });
             ops.push(Op::Residual {
                 weight: matrix("attn_output.weight", width, q_rows)?,
                 bias: bias("attn_output.bias", width)?,
@@ -154,7 +161,9 @@ impl Plan {
         self.ops.iter().flat_map(|op| -> Vec<&Vector> {
             match op {
                 Op::Norm { weight } => vec![weight],
-                Op::Attend { bias, .. } => bias.iter().flatten().collect(),
+                Op::Attend { bias, norms, .. } => {
+                    bias.iter().flatten().chain(norms.iter().flatten()).collect()
+                }
                 Op::Gated { bias, .. } => bias.iter().flatten().collect(),
                 Op::Residual { bias, .. } => bias.iter().collect(),
                 Op::Embed { .. } | Op::Qkv { .. } | Op::Logits { .. } => vec![],

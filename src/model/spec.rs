@@ -76,6 +76,8 @@ pub struct Spec {
     pub norm_eps: f32,
     /// Position embedding of queries and keys.
     pub rope: Rope,
+    /// Query and key heads have an RMS norm each, before RoPE.
+    pub head_norms: bool,
     /// The feed-forward activation.
     pub activation: Activation,
 }
@@ -128,6 +130,7 @@ impl Spec {
             context: keys.size("context_length")?,
             norm_eps,
             rope: rope(keys, pairing, head_dim)?,
+            head_norms: false,
             activation: Activation::Silu,
         })
     }

@@ -25,7 +25,7 @@ pub struct Synthetic {
 }
 
 /// The tensors of a layer as converters name them, in order; not every architecture has all.
-const LAYER: [&str; 12] = [
+const LAYER: [&str; 14] = [
     "attn_norm.weight",
     "attn_q.weight",
     "attn_q.bias",
@@ -33,6 +33,8 @@ const LAYER: [&str; 12] = [
     "attn_k.bias",
     "attn_v.weight",
     "attn_v.bias",
+    "attn_q_norm.weight",
+    "attn_k_norm.weight",
     "attn_output.weight",
     "ffn_norm.weight",
     "ffn_gate.weight",
@@ -58,6 +60,7 @@ impl Synthetic {
         let vector = |len: usize| Some((Type::F32, vec![len as u64]));
         let (rows, cols) = match part {
             "attn_norm.weight" | "ffn_norm.weight" | "output_norm.weight" => return vector(s.width),
+            "attn_q_norm.weight" | "attn_k_norm.weight" if s.head_norms => return vector(s.head_dim),
             "attn_q.bias" if biases => return vector(q),
             "attn_k.bias" | "attn_v.bias" if biases => return vector(kv),
             "token_embd.weight" => (self.vocab, s.width),

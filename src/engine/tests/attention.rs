@@ -29,7 +29,8 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
             [angle.cos(), angle.sin()]
         })
         .collect();
-    let bias = random.vec(stride);
+    let norms = if shape.head_norms.is_some() { 2 * attention::norm_row(d) } else { 0 };
+    let vectors = random.vec(if shape.bias { stride } else { 0 } + norms);
     let raw: Vec<Vec<f32>> = (0..past + tokens).map(|_| random.vec(stride)).collect();
     let kv = gpu.form.kv;
     let mut cache = Cache::default();
@@ -37,21 +38,21 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     for (at, raw) in raw.iter().enumerate() {
         let mut raw = raw.clone();
         let turn = &turns[at * shape.rotated / 2..(at + 1) * shape.rotated / 2];
-        shape.twin_prologue(kv, &mut raw, shape.bias.then_some(&bias[..]), turn, &mut cache);
+        shape.twin_prologue(kv, &mut raw, &vectors, turn, &mut cache);
         want.push(shape.twin(math, &raw, &cache, at + 1));
     }
 
     let stored = upload(gpu, &vec![0u8; shape.cache_bytes(kv)]);
     let qkv = |range: std::ops::Range<usize>| upload(gpu, &raw[range].concat());
-    let (turns, bias) = (upload(gpu, &turns), upload(gpu, &bias));
-    let with_bias = |mut buffers: Vec<wgpu::Buffer>| {
-        if shape.bias {
-            buffers.push(bias.clone());
+    let turns = upload(gpu, &turns);
+    let with_vectors = |mut buffers: Vec<wgpu::Buffer>| {
+        if shape.has_vectors() {
+            buffers.push(upload(gpu, &vectors));
         }
         buffers
     };
     let write = |from: usize, to: usize| {
-        let buffers = with_bias(vec![qkv(from..to), turns.clone(), stored.clone()]);
+        let buffers = with_vectors(vec![qkv(from..to), turns.clone(), stored.clone()]);
         let args = embed::Args { tokens: (to - from) as u32, position: from as u32 };
         let refs: Vec<_> = buffers.iter().collect();
         run(
@@ -77,7 +78,7 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     if gpu.form.inline_merge {
         buffers.extend([arrived.clone(), oq.clone(), om.clone()]);
     }
-    let buffers = with_bias(buffers);
+    let buffers = with_vectors(buffers);
     let refs: Vec<_> = buffers.iter().collect();
     run(gpu, &shape.shader(gpu.form), &refs, args, shape.grid(tokens as u32, splits));
     if !gpu.form.inline_merge {
@@ -108,6 +109,7 @@ fn attention_decodes_and_takes_batches() {
         pairing,
         scale: 1.0 / (head_dim as f32).sqrt(),
         bias,
+        head_norms: None,
         context: 160,
         rows: [0; 4],
         max_splits: 8,
@@ -145,6 +147,9 @@ fn attention_decodes_and_takes_batches() {
         attends(&gpu, shape(6, 3, 22, 20, Halves, true, true), 70, 1, 3);
         attends(&gpu, shape(2, 2, 256, 256, Halves, false, true), 40, 1, 8);
         attends(&gpu, shape(4, 2, 2, 0, Halves, false, true), 40, 1, 2);
+        let normed = |shape: Attention| Attention { head_norms: Some(1e-6), ..shape };
+        attends(&gpu, normed(shape(6, 3, 22, 20, Halves, true, true)), 70, 1, 3);
+        attends(&gpu, normed(shape(4, 2, 64, 64, Halves, true, false)), 30, 5, 2);
         attends(&gpu, shape(4, 2, 64, 64, Halves, true, false), 30, 5, 2);
         attends(&gpu, shape(3, 3, 10, 10, Neighbours, false, false), 0, 7, 1);
     }

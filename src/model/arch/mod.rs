@@ -2,6 +2,7 @@
 
 mod llama;
 mod qwen2;
+mod qwen3;
 
 use super::keys::Keys;
 use super::spec::Spec;
@@ -12,7 +13,8 @@ use crate::{Error, Result};
 type Reader = fn(&Keys<'_>) -> Result<Spec>;
 
 /// Names, as in `general.architecture`, and readers.
-const ARCHITECTURES: &[(&str, Reader)] = &[("llama", llama::spec), ("qwen2", qwen2::spec)];
+const ARCHITECTURES: &[(&str, Reader)] =
+    &[("llama", llama::spec), ("qwen2", qwen2::spec), ("qwen3", qwen3::spec)];
 
 /// The names of the known architectures.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -28,7 +28,7 @@ fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
         }
     };
     let models: Vec<_> = files.into_iter().filter_map(runs).collect();
-    let least = if common::shared().is_some() { 32 } else { 6 };
+    let least = if common::shared().is_some() { 34 } else { 6 };
     assert!(models.len() >= least, "only {} models can be run", models.len());
     models
 }

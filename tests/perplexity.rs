@@ -77,8 +77,11 @@ fn it_is_one_line_for_people() {
     let quiet = infer.piped(&[&flags[..], &["--file", "-", "--quiet"]].concat(), story);
     assert_eq!((quiet.works(), quiet.stderr.as_str()), (piped.works(), ""));
     // What the model knows well is likelier than what it does not.
+    let strange = "The carbonate sediments of the Triassic were surveyed twice before the commission published \
+                   its recommendations on mineral rights in coastal waters.";
+    let strange = infer.piped(&[&flags[..], &["--file", "-", "--quiet"]].concat(), strange);
     let number = |line: &str| line.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
-    assert!(number(piped.works()) * 10.0 < number(line));
+    assert!(number(piped.works()) * 10.0 < number(strange.works()), "{strange:?}");
 }
 
 /// A GPU's answer is the CPU's.

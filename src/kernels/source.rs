@@ -160,20 +160,21 @@ impl Source {
     /// bound range. Points of the IQ2 types become magnitudes on the way.
     fn expand_books(&self, types: &BTreeSet<Type>, text: &mut String) {
         let (placed, _) = books(types.iter().copied());
+        if placed.is_empty() {
+            return;
+        }
+        let even = types.iter().any(|ty| has_even_signs(*ty));
         if placed.iter().any(|(book, _)| *book == Book::Iq4) {
             self.expand_file("book_iq4.wgsl", text);
         }
         if placed.iter().any(|(book, _)| *book != Book::Iq4) {
-            let mut own = self.clone();
-            let even = types.iter().any(|ty| has_even_signs(*ty));
-            own.flag("EVEN_SIGNS", even).expand_file("books.wgsl", text);
-            // What every lane does first.
-            let first = if even { "  bring_even_signs(lid);\n" } else { "" };
-            let _ = write!(text, "fn bring_books(lid: u32) {{\n{first}");
-        } else if !placed.is_empty() {
-            text.push_str("fn bring_books(lid: u32) {\n");
+            self.clone().flag("EVEN_SIGNS", even).expand_file("books.wgsl", text);
         }
         let mut arrays = String::new();
+        let _ = writeln!(text, "fn bring_books(lid: u32) {{");
+        if even {
+            let _ = writeln!(text, "  bring_even_signs(lid);");
+        }
         for (book, at) in &placed {
             let (name, words) = (book.name(), book.word_count());
             let (ty, value) = match is_of_magnitudes(*book) {
@@ -186,10 +187,7 @@ impl Source {
                 "  for (var k = lid; k < {words}u; k += THREADS) {{ book_{name}[k] = {value}; }}"
             );
         }
-        if !placed.is_empty() {
-            text.push_str("}\n");
-        }
-        text.push_str(&arrays);
+        let _ = writeln!(text, "}}\n{arrays}");
     }
 
     /// The whole text of a shader.

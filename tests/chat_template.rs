@@ -239,6 +239,29 @@ fn shared_lists_cannot_be_written_out() {
     }
 }
 
+/// What one call writes is bounded by what is asked of it, not only by what it is given.
+#[test]
+fn fields_cannot_be_wide() {
+    for source in [
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ '{:100000000}'.format(1) }}",
+        "{{ '{:.99999999999f}'.format(1.5) }}",
+        "{{ '{0:>9000000000000000000}'.format('a') }}",
+        "{{ '{:99999999999999999999999}'.format(1) }}",
+        "{{ ('{0}' * 100000).format('a' * 1000000) }}",
+        "{{ '%99999999999d' % 1 }}",
+        "{{ '%99999999999d'|format(1) }}",
+        "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+        "{{ ('a' * 1000000).join(range(100000)) }}",
+    ] {
+        refused(source);
+    }
+    if let Some(peak) = peak_megabytes() {
+        assert!(peak < 400, "{peak} MB");
+    }
+    renders("{{ '{:>6}|{:.2f}: 20260101123456789'.format('ab', 1.5) }}", "    ab|1.50: 20260101123456789");
+}
+
 #[test]
 fn growth_is_bounded() {
     let ns = "{% set ns = namespace(x='ab', l=[1], t=(1,)) %}{% for i in range(200) %}";

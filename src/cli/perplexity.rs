@@ -81,17 +81,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
         )));
     }
     let mut windows = cut(args, &tokenizer, context)?;
+    let mut notes = tokenizer.notes().to_vec();
     if let Some(most) = args.windows {
-        if most > windows.len() && !args.quiet {
-            output::notes(&[format!("the text has {} windows, not {most}", windows.len())]);
+        if most > windows.len() {
+            notes.push(format!("the text has {} windows, not {most}", windows.len()));
         }
         windows.truncate(most);
     }
     options.context = Some(context);
-    if !args.quiet {
-        output::notes(tokenizer.notes());
-    }
     let mut engine = load::open(&model, &options, args.quiet)?;
+    if !args.quiet {
+        output::notes(&notes);
+    }
     if engine.info().context < context {
         let fits = engine.info().context;
         return Err(Error::Request(format!(

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// vocabulary has every byte, and made-up words. The same SHAPE, FTYPE and seed make the same file.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A shape of models.toml, such as llama-3.2-1b; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M or a type's
+    /// A shape of models.toml, such as llama-3.2-1b; FTYPE is a mixture (Q4_0, Q3_K_M, Q4_K_M, Q5_K_M) or a type's
     /// name, such as Q8_0 [default: Q4_K_M]
     #[arg(value_name = "SHAPE[:FTYPE]")]
     shape: String,

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use libc::{c_int, c_void, siginfo_t};
 
 /// Maps that can be watched at a time; a process may not open many more files than that.
-const MOST: usize = 1024;
+const MOST: usize = 1 << 14;
 
 /// A map. `start` is 0 while there is none: whoever sets it has set the rest before.
 struct Slot {

@@ -6,7 +6,7 @@ mod qwen3;
 
 use super::keys::Keys;
 use super::spec::Spec;
-use crate::gguf::{File, shown};
+use crate::gguf::{File, Value, shown};
 use crate::{Error, Result};
 
 /// Reads an architecture's metadata.
@@ -28,9 +28,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn spec(file: &File) -> Result<Spec> {
     let key = "general.architecture";
     let value = file.get(key).ok_or_else(|| Error::Unsupported(format!("metadata key {key} is missing")))?;
-    let name = value
-        .as_str()
-        .ok_or_else(|| Error::Unsupported(format!("metadata key {key} must be text, not {}", value.ty())))?;
+    let name = value.as_str().ok_or_else(|| match value {
+        Value::String(text) => Error::Unsupported(format!("metadata key {key}: {} is no UTF-8", shown(text))),
+        _ => Error::Unsupported(format!("metadata key {key} must be text, not {}", value.ty())),
+    })?;
     let Some((_, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
         let known = names().collect::<Vec<_>>().join(", ");
         let name = shown(name.as_bytes());

@@ -15,7 +15,7 @@
 //! for every operator of `1+1+1+…`, and a list in a list is dropped by calls in calls: so a
 //! template's own length is bounded, and the stack has room for all the calls that its text and
 //! its fuel can buy. The last resort is a clock: a template renders on a thread of its own, and
-//! after a second nobody waits for it any more.
+//! after most of a second nobody waits for it any more.
 
 use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
@@ -43,8 +43,9 @@ const STACK_PER_FUEL: usize = 128;
 const STACK_PER_BYTE: usize = 1024;
 /// The name of the rendering thread.
 const THREAD: &str = "chat template";
-/// The time for a conversation of no length.
-const TIME: Duration = Duration::from_secs(1);
+/// The time for a conversation of no length: with all that comes before and after, a refusal takes
+/// less than a second.
+const TIME: Duration = Duration::from_millis(800);
 
 /// Filters that walk their arguments. The others look at a value's outside alone, or minijinja
 /// makes them pay for each item that they visit.
@@ -185,6 +186,9 @@ impl Limits {
         env.set_unknown_method_callback(move |state, value, method, args| {
             charge(state, std::slice::from_ref(value), size)?;
             charge(state, args, size)?;
+            if method == "format" {
+                charge_format(state, value, args, size)?;
+            }
             pycompat::unknown_method_callback(state, value, method, args)
         });
     }
@@ -236,6 +240,29 @@ fn charge(state: &State, values: &[Value], size: u64) -> Result<(), Error> {
     let visited = (size - left) / VALUE;
     let containers = values.iter().any(is_container);
     if containers { state.consume_fuel(visited / 4) } else { Ok(()) }
+}
+
+/// Makes the template pay for what `str.format` may write: every field may show all arguments, and
+/// be as wide and as precise as it says.
+fn charge_format(state: &State, format: &Value, args: &[Value], size: u64) -> Result<(), Error> {
+    let text = format.as_str().unwrap_or_default();
+    let mut left = size;
+    for value in args {
+        weigh(value, &mut left, DEPTH)?;
+    }
+    let fields = text.split('{').skip(1).map(|rest| rest.split('}').next().unwrap_or(rest));
+    let numbers = fields
+        .clone()
+        .filter_map(|field| field.split_once(':'))
+        .flat_map(|(_, spec)| spec.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()));
+    // What does not fit 64 bits is wide as well.
+    let widths = numbers.map(|digits| digits.parse().unwrap_or(u64::MAX));
+    let fields = fields.count() as u64;
+    let most = widths.fold(fields.saturating_mul(size - left), u64::saturating_add);
+    if most > size {
+        return Err(Error::new(ErrorKind::OutOfFuel, "a value is too large or too deep"));
+    }
+    state.consume_fuel(most / 64)
 }
 
 fn is_container(value: &Value) -> bool {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::common::{ModelArg, at_least_one};
 use super::prompt::Prompter;
 use super::{load, output};
+use crate::engine::stage::attention;
 use crate::engine::{DEFAULT_CONTEXT, scratch_bytes};
 use crate::gguf::{self, File};
 use crate::kernels::Kv;
@@ -231,9 +232,8 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
         None => file.tensors().iter().fold(0, |n: u64, t| n.saturating_add(t.bytes)),
     };
     let kv = spec.map(|s| {
-        [2, s.layers, s.kv_heads, s.head_dim, context, Kv::F16.bytes()]
-            .iter()
-            .fold(1u64, |n, f| n.saturating_mul(*f as u64))
+        let layer = attention(s, 1, context, true, 1).cache_bytes(Kv::F16);
+        (layer as u64).saturating_mul(s.layers as u64)
     });
     // A batch's vectors, and for each position its token and its turns of RoPE.
     let scratch = model.map(|m| {

@@ -2,42 +2,18 @@
 //! held meanwhile is a small multiple of what they have.
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use counting::held;
 use infer::gguf::writer::Writer;
 use infer::gguf::{Bytes, File, Json};
 use infer::model::Model;
 use infer::quant::Type;
 use infer::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
-
-/// Counts what all threads hold, and what they held at most.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Relaxed).wrapping_add(layout.size());
-        MOST.fetch_max(now, Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the pointer came from `alloc` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// One test at a time: the counts are of the whole process.
 fn alone() -> MutexGuard<'static, ()> {
@@ -47,11 +23,9 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// The result, the bytes held at most on the way to it, and the time.
 fn measured<T>(f: impl FnOnce() -> T) -> (T, usize, Duration) {
-    let before = NOW.load(Relaxed);
-    MOST.store(before, Relaxed);
     let start = Instant::now();
-    let result = f();
-    (result, MOST.load(Relaxed).saturating_sub(before), start.elapsed())
+    let (result, most) = held(f);
+    (result, most, start.elapsed())
 }
 
 /// All that `inspect` and `run` do with a file before a device is opened: what they would refuse it for.

@@ -11,6 +11,7 @@ use super::common::{at_least_one, count};
 use super::progress::{Bar, Unit};
 use super::whole::WholeFile;
 use super::{interrupt, output, shapes};
+use crate::gguf::MOST_PARTS;
 use crate::gguf::writer::{Writer, padding};
 use crate::model::{Matrix, Synthetic};
 use crate::tokenizer::made_up;
@@ -73,14 +74,14 @@ struct Row {
 const PIECE: usize = 8 << 20;
 /// Bytes that are one task of a thread, about.
 const TASK: usize = 128 << 10;
-/// Layers and parts beyond this are slips of the finger.
-const MOST: usize = 9999;
+/// Layers beyond this are slips of the finger.
+const MOST_LAYERS: usize = 9999;
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let mut model = shapes::synthetic(&args.shape)?;
     model.seed = args.seed;
     model.spec.layers = args.layers.unwrap_or(model.spec.layers);
-    at_most("--layers", model.spec.layers, MOST)?;
+    at_most("--layers", model.spec.layers, MOST_LAYERS)?;
     let tensors = model.tensors();
     let paths = paths(args, tensors.len())?;
     interrupt::install()?;
@@ -142,7 +143,7 @@ fn paths(args: &Args, tensors: usize) -> Result<Vec<PathBuf>> {
     let paths: Vec<PathBuf> = match args.split {
         None => vec![args.out.clone()],
         Some(parts) => {
-            at_most("--split", parts, tensors.min(MOST))?;
+            at_most("--split", parts, tensors.min(MOST_PARTS))?;
             (0..parts).map(|part| named(&args.out, part, parts)).collect()
         }
     };
@@ -213,7 +214,7 @@ fn header(args: &Args, model: &Synthetic, own: &[Matrix], part: usize, tensors: 
         made_up(model.vocab, &mut writer)?;
     }
     if let Some(parts) = args.split {
-        // All fit: see `MOST`.
+        // All fit: see `MOST_PARTS`.
         writer.u16("split.no", part as u16).u16("split.count", parts as u16);
         writer.i32("split.tensors.count", tensors as i32);
     }

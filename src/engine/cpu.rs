@@ -31,7 +31,7 @@ pub struct CpuEngine {
     kv: Kv,
     attention: Attention,
     turns: Vec<[f32; 2]>,
-    /// Per stage: what it adds to its rows.
+    /// Per stage: what it adds to its rows; in attention the weights of the heads' norms follow.
     biases: Vec<Option<Vec<f32>>>,
     norms: Vec<Vec<f32>>,
     caches: Vec<Cache>,
@@ -166,8 +166,8 @@ impl CpuEngine {
                     }
                 }
                 Stage::Attention { layer, bias: of_rows, .. } => {
-                    let bias_there = of_rows.iter().any(Option::is_some);
-                    let attention = Attention { bias: bias_there, ..self.attention.clone() };
+                    let bias_of_rows = of_rows.iter().any(Option::is_some);
+                    let attention = Attention { bias: bias_of_rows, ..self.attention.clone() };
                     let vectors = bias.as_deref().unwrap_or_default();
                     for (t, raw) in raw.iter_mut().enumerate() {
                         let turns = &self.turns[(position + t) * turns_len..(position + t + 1) * turns_len];

@@ -27,5 +27,6 @@ pub use error::Error;
 pub use file::{File, Part, Tensor};
 pub use json::Json;
 pub use map::Map;
+pub use split::MOST_PARTS;
 pub use value::{Array, StringIter, Value, ValueType};
 pub(crate) use walk::shown;

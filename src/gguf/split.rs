@@ -10,7 +10,7 @@ use super::file::find;
 use super::walk::Header;
 
 /// More parts than anybody cuts a model into. Their numbers have five digits.
-const MOST: u64 = 9999;
+pub const MOST_PARTS: usize = 9999;
 
 /// Which part of a model a file says it is.
 #[derive(Clone, Copy)]
@@ -32,7 +32,9 @@ impl Split {
         };
         let count = match number("split.count")? {
             None | Some(0 | 1) => return Ok(None),
-            Some(count) if count > MOST => return Err(Error::Parts { count, most: MOST }),
+            Some(count) if count > MOST_PARTS as u64 => {
+                return Err(Error::Parts { count, most: MOST_PARTS as u64 });
+            }
             Some(count) => count,
         };
         match number("split.no")? {

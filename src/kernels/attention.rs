@@ -177,12 +177,12 @@ impl Attention {
         let wide = mergers.min(merge / 4);
         let share = mergers / wide;
         let shares = share * merge / 4 * 5 / 4 + 1;
-        // There is never anything to merge.
         let aligned = match self.pairing {
             Pairing::Neighbours => self.rotated.is_multiple_of(4),
             Pairing::Halves => self.rotated.is_multiple_of(8),
         } && self.rotated > 0
             && self.head_dim.is_multiple_of(8);
+        // There is never anything to merge.
         let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
         source
             .set("D", self.head_dim)

@@ -96,17 +96,11 @@ impl Weights {
         if !ty.is_supported() {
             return Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet")));
         }
-        let scale = match self.scale_name(name) {
+        let scale = match scale_of(name).filter(|scale| self.tensor(scale).is_some()) {
             Some(scale) => self.scale(&scale)?,
             None => 1.0,
         };
         Ok(Matrix { name: name.to_owned(), ty, rows, cols, scale })
-    }
-
-    /// The name of the scale that stands beside a weight.
-    fn scale_name(&self, weight: &str) -> Option<String> {
-        let name = scale_of(weight)?;
-        self.tensor(&name).map(|_| name)
     }
 
     fn scale(&self, name: &str) -> Result<f32> {

@@ -185,9 +185,9 @@ impl Limits {
         });
         env.set_unknown_method_callback(move |state, value, method, args| {
             charge(state, std::slice::from_ref(value), size)?;
-            charge(state, args, size)?;
+            let weight = charge(state, args, size)?;
             if method == "format" {
-                charge_format(state, value, args, size)?;
+                charge_format(state, value, weight, size)?;
             }
             pycompat::unknown_method_callback(state, value, method, args)
         });
@@ -230,8 +230,8 @@ fn say_no_panics() {
     });
 }
 
-/// Makes the template pay for walking values, and refuses those that are too large.
-fn charge(state: &State, values: &[Value], size: u64) -> Result<(), Error> {
+/// Makes the template pay for walking values, and refuses those that are too large. What they weigh.
+fn charge(state: &State, values: &[Value], size: u64) -> Result<u64, Error> {
     let mut left = size;
     for value in values {
         weigh(value, &mut left, DEPTH)?;
@@ -239,17 +239,16 @@ fn charge(state: &State, values: &[Value], size: u64) -> Result<(), Error> {
     // Texts are paid for where they are made; here it is the values of a container.
     let visited = (size - left) / VALUE;
     let containers = values.iter().any(is_container);
-    if containers { state.consume_fuel(visited / 4) } else { Ok(()) }
+    if containers {
+        state.consume_fuel(visited / 4)?;
+    }
+    Ok(size - left)
 }
 
-/// Makes the template pay for what `str.format` may write: every field may show all arguments, and
-/// be as wide and as precise as it says.
-fn charge_format(state: &State, format: &Value, args: &[Value], size: u64) -> Result<(), Error> {
+/// Makes the template pay for what `str.format` may write: every field may show all arguments,
+/// which weigh so much, and be as wide and as precise as it says.
+fn charge_format(state: &State, format: &Value, weight: u64, size: u64) -> Result<(), Error> {
     let text = format.as_str().unwrap_or_default();
-    let mut left = size;
-    for value in args {
-        weigh(value, &mut left, DEPTH)?;
-    }
     let fields = text.split('{').skip(1).map(|rest| rest.split('}').next().unwrap_or(rest));
     let numbers = fields
         .clone()
@@ -258,7 +257,7 @@ fn charge_format(state: &State, format: &Value, args: &[Value], size: u64) -> Re
     // What does not fit 64 bits is wide as well.
     let widths = numbers.map(|digits| digits.parse().unwrap_or(u64::MAX));
     let fields = fields.count() as u64;
-    let most = widths.fold(fields.saturating_mul(size - left), u64::saturating_add);
+    let most = widths.fold(fields.saturating_mul(weight), u64::saturating_add);
     if most > size {
         return Err(Error::new(ErrorKind::OutOfFuel, "a value is too large or too deep"));
     }

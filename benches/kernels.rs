@@ -90,7 +90,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     let mut shapes: Vec<(&str, String, Shape)> = Vec::new();
     for model in &args.model {
-        for shape in Shape::of(&shapes::matrices(model)?)? {
+        for shape in Shape::of(&shapes::model(model)?) {
             let label = shape.label()?;
             let line = format!("{model} {label}").to_lowercase();
             let wanted = args.filter.split_whitespace().all(|w| line.contains(&w.to_lowercase()));
@@ -165,7 +165,7 @@ fn run(args: &Args) -> Result<bool> {
 fn attention(lab: &Lab, args: &Args, depth: usize) -> Result<bool> {
     let mut right = true;
     for model in args.model.iter().filter(|m| m.contains(&args.filter)) {
-        for t in lab.attention(&shapes::matrices(model)?, depth)? {
+        for t in lab.attention(&shapes::model(model)?, depth)? {
             right &= !t.wrong;
             if args.json {
                 println!("{}", serde_json::to_string(&t).map_err(std::io::Error::from)?);

@@ -64,8 +64,36 @@ var<workgroup> is_last: u32;
 #if HEAD_NORMS
 var<workgroup> squares: array<vec4<f32>, ${HEAD_SQUARES}>; // (HB + 1, 2): eighths, the key's last
 // The factor of the norm of a query head, or of the key.
-fn factor_of(j: u32) -> f32 { return head_factor(dot(squares[2u * j] + squares[2u * j + 1u], vec4<f32>(1.0))); }
+fn factor_of(j: u32) -> f32 {
+#if WHOLE_NORMS
+  let i = select(0u, 2u * HB, j == HB);
+  let heads = select(HEADS, KV_HEADS, j == HB);
+#else
+  let i = 2u * j;
+  let heads = 1u;
 #endif
+  return head_factor(dot(squares[i] + squares[i + 1u], vec4<f32>(1.0)), heads);
+}
+#endif
+
+#if SINKS
+fn sink(head: u32) -> f32 {
+#if ALIGNED
+  return vectors[(${SINKS_AT}u + head) >> 2u][(${SINKS_AT}u + head) & 3u];
+#else
+  return vectors[${SINKS_AT}u + head];
+#endif
+}
+#endif
+
+fn capped(score: f32) -> f32 {
+#if CAPPED
+  // Beyond 10 tanh is 1, and some drivers make NaN of it.
+  return ${CAP} * tanh(clamp(score / ${CAP}, -10.0, 10.0));
+#else
+  return score;
+#endif
+}
 
 #include "merge.wgsl"
 #if INLINE
@@ -86,15 +114,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let token = wg.z;
   let position = args.position + token;
   let keys = position + 1u;
+#if WINDOWED
+  let seen = max(keys, ${WINDOW}u) - ${WINDOW}u; // the first one
+#else
+  let seen = 0u;
+#endif
   // Whole tiles of the cache a split; the last ones may be empty. The new key goes with the last of
   // the old ones.
 #if DECODE
-  let old = max(position, 1u);
+  let old = max(position, seen + 1u);
 #else
   let old = keys;
 #endif
-  let per_split = ((old + args.splits - 1u) / args.splits + 31u) / 32u * 32u;
-  let begin = min(split * per_split, old);
+  let per_split = ((old - seen + args.splits - 1u) / args.splits + 31u) / 32u * 32u;
+  let begin = min(seen + split * per_split, old);
   var end = min(begin + per_split, old);
   if end == old { end = keys; }
   // Keys and values that are in the cache: the new ones are added by themselves.
@@ -103,6 +136,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let fresh = end == keys && begin < old;
 #else
   let past = end;
+#if SINKS
+  let owns = end == keys && begin < old;
+#endif
 #endif
   let last = max(past, 1u) - 1u;
 
@@ -121,18 +157,33 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
 
 #if HEAD_NORMS
+#if WHOLE_NORMS
+  lanes[lid] = head_squares(token, 0u, HEADS, lid, THREADS);
+  set_weight(lid, head_squares(token, K_AT, KV_HEADS, lid, THREADS));
+  workgroupBarrier();
+  if lid < 16u {
+    var sum = 0.0;
+    for (var i = lid & 7u; i < THREADS; i += 8u) { sum += select(weight(i), lanes[i], lid < 8u); }
+    squares[select(2u * HB, 0u, lid < 8u) + (lid >> 2u & 1u)][lid & 3u] = sum;
+  }
+#else
   if lid < 8u * (HB + 1u) {
     let j = lid / 8u;
     let at = select((head0 + min(j, live_heads - 1u)) * D, K_AT + kv_head * D, j == HB);
-    squares[lid >> 2u][lid & 3u] = head_squares(token, at, lid & 7u, 8u);
+    squares[lid >> 2u][lid & 3u] = head_squares(token, at, 1u, lid & 7u, 8u);
   }
+#endif
   workgroupBarrier();
 #endif
   for (var i = lid; i < HB * DV; i += THREADS) {
     let j = i / DV;
     var v = vec4<f32>(0.0);
     if j < live_heads {
-      v = turned4(token, (head0 + j) * D, 4u * (i % DV), position, Q_NORM) * ${SCALE};
+      let norm = norm_of(Q_NORM, head0 + j);
+      v = turned4(token, (head0 + j) * D, 4u * (i % DV), position, norm) * ${SCALE};
+#if TEMPERED
+      v *= 1.0 + ${GROWTH} * log(1.0 + f32(position / ${SPAN}u));
+#endif
 #if HEAD_NORMS
       v *= factor_of(j);
 #endif
@@ -191,13 +242,33 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   if fresh {
     let x = loaded(v_new[unit]);
 #repeat j HB
-    top[${j}u] = dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0));
-    sum[${j}u] = select(0.0, 1.0, lid == 0u);
+    {
+      let score = capped(dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0)));
+#if SINKS
+      let s = sink(head0 + min(${j}u, live_heads - 1u));
+      top[${j}u] = max(score, s);
+      let e = exp(score - top[${j}u]);
+      sum[${j}u] = select(0.0, e + exp(s - top[${j}u]), lid == 0u);
+#else
+      top[${j}u] = score;
+      let e = 1.0;
+      sum[${j}u] = select(0.0, 1.0, lid == 0u);
+#endif
 #repeat i UV
-    acc[${j}u * UV + ${i}u] = select(vec4<f32>(0.0), x[${i}u], slice == 0u);
+      acc[${j}u * UV + ${i}u] = select(vec4<f32>(0.0), x[${i}u] * e, slice == 0u);
 #end
+    }
 #end
   }
+#else
+#if SINKS
+  if owns {
+#repeat j HB
+    top[${j}u] = sink(head0 + min(${j}u, live_heads - 1u));
+    sum[${j}u] = select(0.0, 1.0, lid == 0u);
+#end
+  }
+#endif
 #endif
   // Tiles of equal size.
   let span = max(past, begin) - begin;
@@ -235,7 +306,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #end
       }
 #repeat j HB
-      s[${j}u] = select(-3.4e38, s[${j}u], k < count);
+      s[${j}u] = select(-3.4e38, capped(s[${j}u]), k < count);
       set_weight(${j}u * PITCH + k, s[${j}u]);
       most[${j}u] = max(most[${j}u], s[${j}u]);
 #end

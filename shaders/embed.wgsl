@@ -59,7 +59,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
 #else
   let at = step;
   var n = decode_${TYPE0}(fetch_${TYPE0}(M0, r >> 4u, r & 15u, step, 0u), step, 0u);
-  let v = array<vec4<f32>, 4>(n[4u * half], n[4u * half + 1u], n[4u * half + 2u], n[4u * half + 3u]);
+  var v = array<vec4<f32>, 4>(n[4u * half], n[4u * half + 1u], n[4u * half + 2u], n[4u * half + 3u]);
+#endif
+#if EMBEDDING_SCALED
+  v = array<vec4<f32>, 4>(v[0] * ${EMBEDDING_SCALE}, v[1] * ${EMBEDDING_SCALE}, v[2] * ${EMBEDDING_SCALE}, v[3] * ${EMBEDDING_SCALE});
 #endif
   let g = 2u * at + half;
   x[token * CHUNKS * 8u + g * 4u + i] = quarter(v, i);

@@ -25,6 +25,9 @@ var<immediate> args: Args;
 @group(0) @binding(3) var<storage, read> xm: array<vec4<f32>>; // (tokens, CHUNKS) records
 #if RAW
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+#if BIAS
+@group(0) @binding(5) var<storage, read> bias: array<f32>; // (STRIDE)
+#endif
 #endif
 #if LOGITS
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
@@ -37,13 +40,13 @@ var<immediate> args: Args;
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
 @group(0) @binding(7) var<storage, read_write> squares_out: array<f32>; // (tokens, ${OUT_SQUARES}) of a group
-@group(0) @binding(8) var<storage, read> norm: array<f32>; // (STRIDE) weight of the next norm; then the bias
+@group(0) @binding(8) var<storage, read> norm: array<f32>; // (STRIDE) weight of the next norm; then the bias, of each expert
 #endif
 #if GATED
 @group(0) @binding(4) var<storage, read_write> oq: array<${ACT}>;
 @group(0) @binding(5) var<storage, read_write> om: array<vec2<f32>>;
 #if BIAS
-@group(0) @binding(6) var<storage, read> bias: array<f32>; // (2, STRIDE) gate's and up's
+@group(0) @binding(6) var<storage, read> bias: array<f32>; // (2, experts, STRIDE) gate's and up's, or up's alone
 #endif
 #endif
 #if NORM
@@ -71,6 +74,12 @@ var<workgroup> final_rows: array<vec4<f32>, ${FOURS}>;   // (R * T * 4)
 var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 #endif
 
+#if SCORED
+#include "route.wgsl"
+#endif
+#if GATED
+#include "activation.wgsl"
+#endif
 #include "product.wgsl"
 ${BLOCKS}
 #if EMITS
@@ -113,8 +122,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   let token = args.first + wg.y * T; // first token of this workgroup, in the input
   let tokens = args.tokens;
 #else
+#if CHOSEN
+  // A dispatch has all tokens of a batch, each with its own experts.
+  let token = wg.y;
+  let tokens = wg.y + 1u;
+#else
   let token = 0u;
   let tokens = 1u;
+#endif
 #endif
   // What a lane below 16 * OUTS finishes: output i = r * T + t, and sum i; gated, OUTS + i too.
   let i = lid >> 4u;
@@ -126,17 +141,36 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var k = row; k < SQUARES; k += 16u) { square += dot(squares_in[(token + i) * SQUARES + k], vec4<f32>(1.0)); }
   }
 #endif
+#if CHOSEN
+  choose(token, lid);
+#if GATED
+  let expert = chosen[wg.z];
+  let expert_tile = expert * ${EXPERT_TILES0}u;
+#else
+  let expert = 0u;
+#endif
+#else
+  let expert = 0u;
+#endif
   let tile = wg.x * ${TILES_OF_A_GROUP}u;
   let out_tile = ${TILE0}u + tile + i / T;
   let live = i < ${OUTS}u && to < tokens && out_tile < ${TILE0}u + ${TILES}u;
 #if RESIDUAL
   var old = 0.0;
   var weight = 0.0;
+  var more = 0.0;
   if live {
     old = x[to * STRIDE + out_tile * 16u + row];
     weight = norm[out_tile * 16u + row];
 #if BIAS
-    old += norm[STRIDE + out_tile * 16u + row];
+#if CHOSEN
+    let all = all_shares();
+    for (var k = 0u; k < USED; k++) {
+      more += share(k, all) * norm[(1u + chosen[k]) * STRIDE + out_tile * 16u + row];
+    }
+#else
+    more = norm[STRIDE + out_tile * 16u + row];
+#endif
 #endif
   }
 #endif
@@ -172,20 +206,55 @@ ${PRODUCTS}
     v *= factor;
 #endif
 #if GATED
-    var u = total(${OUTS}u + i, row) * factor;
+#if PAIRED_ROWS
+    var u = total(${OUTS}u + i, row);
 #if SCALED
     u *= ${SCALE1};
 #endif
+#if NORM
+    u *= factor;
+#endif
+#if BIAS
+    v += bias[expert * STRIDE + out_tile * 16u + row];
+    u += bias[(${EXPERTS}u + expert) * STRIDE + out_tile * 16u + row];
+#endif
+    v = gated(v, u);
+#else
+#if BIAS
+    v += bias[expert * STRIDE + out_tile * 16u + row];
+#endif
+    v = activated(v);
+#endif
+#if CHOSEN
+    v *= share(wg.z, all_shares());
+#endif
+#if SHARE
+    v *= sigmoid(scores[to * SCORE_STRIDE + ${SHARE_AT}u]);
+#endif
+#endif
+#if LOGITS
+#if FACTORED
+    v *= ${FACTOR};
+#endif
+#if CAPPED
+    // Beyond 10 tanh is 1, and some drivers make NaN of it. What is not finite stays so.
+    let finite = (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+    v = select(v, ${CAP} * tanh(clamp(v / ${CAP}, -10.0, 10.0)), finite);
+#endif
+#endif
+#if RAW
 #if BIAS
     v += bias[out_tile * 16u + row];
-    u += bias[STRIDE + out_tile * 16u + row];
 #endif
-    v = v / (1.0 + exp(-v)) * u;
 #endif
 #if RAW
     out[to * STRIDE + out_tile * 16u + row] = v;
 #endif
 #if RESIDUAL
+    v += more;
+#if FACTORED
+    v *= ${FACTOR};
+#endif
     v += old;
     x[to * STRIDE + out_tile * 16u + row] = v;
 #endif
@@ -213,7 +282,11 @@ ${PRODUCTS}
     if row == 0u { best[out_tile] = best_of(rows, out_tile * 16u); }
 #endif
 #if EMITS
+#if CHOSEN_HIDDEN
+    emit((to * USED + wg.z) * (STRIDE / 16u) + out_tile, row, rows);
+#else
     emit(to * (STRIDE / 16u) + out_tile, row, rows);
+#endif
 #endif
 #if RESIDUAL
     if row == 0u {

@@ -16,11 +16,20 @@ const STRIDE: u32 = ${STRIDE}u;   // elements of a token's raw rows
 const K_AT: u32 = ${K_AT}u;       // where keys begin among them
 const V_AT: u32 = ${V_AT}u;       // where values begin
 
+// Where a position stands.
+fn slot_of(position: u32) -> u32 {
+#if RING
+  return position % CONTEXT;
+#else
+  return position;
+#endif
+}
 fn key_at(head: u32, position: u32, unit: u32) -> u32 {
-  return ((head * (CONTEXT / 32u) + position / 32u) * DU + unit) * 32u + position % 32u;
+  let slot = slot_of(position);
+  return ((head * (CONTEXT / 32u) + slot / 32u) * DU + unit) * 32u + slot % 32u;
 }
 fn value_at(head: u32, position: u32, unit: u32) -> u32 {
-  return ((KV_HEADS + head) * CONTEXT + position) * DU + unit;
+  return ((KV_HEADS + head) * CONTEXT + slot_of(position)) * DU + unit;
 }
 #if KV_F16
 alias Unit = array<vec4<f32>, 2>;
@@ -36,9 +45,17 @@ fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(v[0]); }
 fn loaded(v: vec4<u32>) -> Unit { return Unit(bitcast<vec4<f32>>(v)); }
 #endif
 
-// Where the weights of the heads' norms begin among the vectors: queries', then keys'.
+// Where the weights of the norms of queries and keys begin among the vectors: those of a head, or
+// of all heads.
 const Q_NORM: u32 = ${Q_NORM}u;
-const K_NORM: u32 = Q_NORM + ${NORM_ROW}u;
+const K_NORM: u32 = ${K_NORM}u;
+fn norm_of(first: u32, head: u32) -> u32 {
+#if WHOLE_NORMS
+  return first + head * D;
+#else
+  return first;
+#endif
+}
 
 #if ALIGNED
 // Four elements of raw rows with their biases.
@@ -64,6 +81,7 @@ fn weighted4(token: u32, at: u32, d: u32, norm: u32) -> vec4<f32> {
 // other.
 fn turned4(token: u32, at: u32, d: u32, position: u32, norm: u32) -> vec4<f32> {
   let own = weighted4(token, at, d, norm);
+#if TURNED
 #if NEIGHBOURS
   let turn = rope[(position * ROTATED + min(d, ROTATED - 4u)) / 4u]; // cosine, sine, twice
   let v = own * turn.xxzz + vec4<f32>(-own.y, own.x, -own.w, own.z) * turn.yyww;
@@ -78,6 +96,9 @@ fn turned4(token: u32, at: u32, d: u32, position: u32, norm: u32) -> vec4<f32> {
   let v = own * vec4<f32>(a.x, a.z, b.x, b.z) + other * select(sine, -sine, low);
 #endif
   return select(v, own, d >= ROTATED);
+#else
+  return own;
+#endif
 }
 #else
 // A raw row's element with its bias.
@@ -158,22 +179,24 @@ fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
 
 #endif
 
-// A share of the squares of the head that begins at `at`: those of every `step`-th vector.
-fn head_squares(token: u32, at: u32, first: u32, step: u32) -> f32 {
+// A share of the squares of so many heads from the one that begins at `at` on: those of every
+// `step`-th vector.
+fn head_squares(token: u32, at: u32, heads: u32, first: u32, step: u32) -> f32 {
   var sum = 0.0;
-  for (var i = first; i < DV; i += step) {
-    let v = raw4(token, at, 4u * i);
+  for (var i = first; i < heads * DV; i += step) {
+    let v = raw4(token, at + i / DV * D, 4u * (i % DV));
     sum += dot(v, v);
   }
   return sum;
 }
-fn head_factor(squares: f32) -> f32 { return inverseSqrt(squares / f32(D) + ${HEAD_EPS}); }
+fn head_factor(squares: f32, heads: u32) -> f32 { return inverseSqrt(squares / f32(heads * D) + ${HEAD_EPS}); }
 
 // A unit of a key, whose head's norm has a factor.
 fn key_unit(token: u32, head: u32, unit: u32, position: u32, factor: f32) -> vec4<u32> {
   var v: Unit;
+  let norm = norm_of(K_NORM, head);
 #repeat i UV
-  v[${i}u] = turned4(token, K_AT + head * D, unit * UE + 4u * ${i}u, position, K_NORM) * factor;
+  v[${i}u] = turned4(token, K_AT + head * D, unit * UE + 4u * ${i}u, position, norm) * factor;
 #end
   return stored(v);
 }

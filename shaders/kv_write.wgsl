@@ -24,7 +24,11 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let position = args.position + token;
   var factor = 1.0;
 #if HEAD_NORMS
-  factor = head_factor(head_squares(token, K_AT + head * D, 0u, 1u));
+#if WHOLE_NORMS
+  factor = head_factor(head_squares(token, K_AT, KV_HEADS, 0u, 1u), KV_HEADS);
+#else
+  factor = head_factor(head_squares(token, K_AT + head * D, 1u, 0u, 1u), 1u);
+#endif
 #endif
   cache[key_at(head, position, unit)] = key_unit(token, head, unit, position, factor);
   cache[value_at(head, position, unit)] = value_unit(token, head, unit);

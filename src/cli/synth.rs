@@ -78,10 +78,9 @@ const TASK: usize = 128 << 10;
 const MOST_LAYERS: usize = 9999;
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    let mut model = shapes::synthetic(&args.shape)?;
+    at_most("--layers", args.layers.unwrap_or(1), MOST_LAYERS)?;
+    let mut model = shapes::synthetic(&args.shape, args.layers)?;
     model.seed = args.seed;
-    model.spec.layers = args.layers.unwrap_or(model.spec.layers);
-    at_most("--layers", model.spec.layers, MOST_LAYERS)?;
     let tensors = model.tensors();
     let paths = paths(args, tensors.len())?;
     interrupt::install()?;
@@ -117,7 +116,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         types: model.ftype.name(),
         seed: model.seed,
         tensors: tensors.len(),
-        parameters: tensors.iter().map(|t| (t.rows * t.cols) as u64).sum(),
+        parameters: tensors.iter().map(|t| (t.all_rows() * t.cols) as u64).sum(),
         bytes,
     };
     if args.json { output::json(&report) } else { print(&report) }
@@ -242,17 +241,17 @@ impl Work {
         let row = tensor.row_bytes();
         let (piece, task) = ((PIECE / row).max(1), (TASK / row).max(1));
         let make = |first: usize, out: &mut Vec<u8>| {
-            out.resize(piece.min(tensor.rows - first) * row, 0);
+            out.resize(piece.min(tensor.all_rows() - first) * row, 0);
             out.par_chunks_mut(task * row)
                 .enumerate()
                 .for_each(|(i, out)| model.fill(tensor, first + i * task, out));
         };
         let (mut full, mut next) = (Vec::new(), Vec::new());
         make(0, &mut full);
-        for first in (0..tensor.rows).step_by(piece) {
+        for first in (0..tensor.all_rows()).step_by(piece) {
             let more = first + piece;
             let make_next = || {
-                if more < tensor.rows {
+                if more < tensor.all_rows() {
                     make(more, &mut next);
                 }
             };
@@ -284,7 +283,7 @@ mod tests {
         let sizes = |bytes: &[usize], parts| -> Vec<usize> {
             let tensors: Vec<Matrix> = bytes
                 .iter()
-                .map(|kib| Matrix { name: String::new(), ty: Type::F32, rows: *kib, cols: 256, scale: 1.0 })
+                .map(|kib| Matrix::whole("", Type::F32, *kib, 256))
                 .collect();
             cut(&tensors, parts).iter().map(|own| own.len()).collect()
         };

@@ -7,7 +7,7 @@ use super::device::Range;
 use super::lab::{FAR, Lab, bound, read};
 use super::profile::{self, MANY};
 use super::stage::{attention, raw_rows};
-use crate::kernels::attention::{Args, Attention, Knobs, norm_row};
+use crate::kernels::attention::{Args, Attention, Knobs};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, groups};
 use crate::model::{Model, Random};
@@ -49,13 +49,13 @@ impl Lab {
         }
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
         let widest = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
-        let shape = |knobs| Attention { knobs, ..attention(spec, widest, depth + 1, true, LAB_SPLITS) };
+        let shape = |knobs| Attention { knobs, ..attention(spec, 0, widest, depth + 1, true, LAB_SPLITS) };
         let own = shape(Knobs::of(widest, spec.head_dim));
         let kv = gpu.form.kv;
         let mut random = Random::new("attention", 0);
         let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
         let raw = upload_floats(gpu, "raw rows", &numbers(raw_rows(spec)[3]))?;
-        let turns = upload_floats(gpu, "RoPE's table", &numbers((depth + 1) * spec.rope.dims))?;
+        let turns = upload_floats(gpu, "RoPE's table", &numbers((depth + 1) * spec.ropes[0].dims))?;
         let pattern = numbers(OWN / kv.bytes());
         let staged = match kv {
             Kv::F32 => upload_floats(gpu, "keys and values", &pattern)?,
@@ -80,8 +80,8 @@ impl Lab {
         gpu.queue.submit([encoder.finish()]);
         let parts = gpu.buffer("attention", own.part_bytes(kv) as u64, STORAGE)?;
         let arrived = gpu.buffer("attention", (4 * spec.heads) as u64, STORAGE)?;
-        let out = acts(gpu, spec.heads * spec.head_dim)?;
-        let norms = upload_floats(gpu, "vectors", &numbers(2 * norm_row(spec.head_dim)))?;
+        let out = acts(gpu, 1, spec.heads * spec.head_dim)?;
+        let norms = upload_floats(gpu, "vectors", &numbers(own.vectors()))?;
 
         let base = Knobs::of(widest, spec.head_dim);
         let splits = own.splits(1, depth + 1);

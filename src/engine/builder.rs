@@ -3,13 +3,14 @@
 use super::device::{Gpu, Range};
 use super::gpu::BATCH;
 use super::program::{Dispatch, Few, Kind};
-use super::stage::{Stage, attention, raw_rows, stream};
+use super::stage::{Attends, Stage, attention, raw_rows, routing, settle, stream};
 use super::upload::Store;
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
-use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Part};
+use crate::kernels::gemv::{Chosen, Epilogue, Gemv, Knobs, Part, Take};
+use crate::kernels::settle::{Settle, Vectors};
 use crate::kernels::{Shader, embed, groups, loops, padded, squares};
-use crate::model::{Matrix, Model, Spec};
+use crate::model::{Branch, Feed, Matrix, Model, Spec};
 use crate::quant::{GROUP, TILE};
 
 /// What may differ between adapters without changing results.
@@ -46,19 +47,26 @@ impl Tuning {
     /// To decode with few tiles, as many lanes as there are steps, so that all loads are under way
     /// at once; with many, fewer lanes that have more to do. Little is written out: code that is
     /// not in the caches for instructions costs more than a loop.
-    pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, tokens: usize) -> Knobs {
+    pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, take: &Take, tokens: usize) -> Knobs {
         if tokens > 1 {
             return Knobs { tiles: 1, threads: THREADS, unroll: 1 };
         }
-        let steps = loops::steps_of(&parts[0].layout);
-        let tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+        let mut steps = loops::steps_of(&parts[0].layout);
+        let mut tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+        if let Take::Chosen(Chosen { routing, .. }) = take {
+            tiles = tiles / routing.count * routing.used;
+            // The rows of a token's experts are one after the other.
+            if matches!(epilogue, Epilogue::Residual { .. }) {
+                (steps, tiles) = (steps * routing.used, tiles / routing.used);
+            }
+        }
         let (slices, of_a_group, unroll) = match epilogue {
             _ if self.software => (16, 1, 1),
             Epilogue::Logits { .. } => ((steps / 4).clamp(8, 16), 1, 1),
             // Lanes share what it takes to bring a codebook.
-            Epilogue::Gated if parts.iter().any(|p| p.layout.ty.book().is_some()) => (16, 1, 1),
-            Epilogue::Gated if tiles >= 1536 && parts[0].layout.chunks() >= 128 => (8, 1, 1),
-            Epilogue::Gated => (16, 1, 2),
+            Epilogue::Gated(_) if parts.iter().any(|p| p.layout.ty.book().is_some()) => (16, 1, 1),
+            Epilogue::Gated(_) if tiles >= 1536 && parts[0].layout.chunks() >= 128 => (8, 1, 1),
+            Epilogue::Gated(_) => (16, 1, 2),
             _ if tiles < 256 => (64, 1, 4),
             // Code for two types keeps fewer lanes at once: they have more under way.
             Epilogue::Raw if parts.iter().any(|p| p.layout.ty != parts[0].layout.ty) => (32, 1, 4),
@@ -84,6 +92,7 @@ pub(super) const STORAGE: wgpu::BufferUsages =
 /// What a stage says of its product, beside the matrices.
 struct Product {
     epilogue: Epilogue,
+    take: Take,
     stride: usize,
     norm: Option<(usize, f32)>,
     bias: bool,
@@ -100,11 +109,19 @@ pub(super) struct Builder<'a> {
     pub(super) raw: wgpu::Buffer,
     pub(super) parts: wgpu::Buffer,
     pub(super) arrived: wgpu::Buffer,
-    pub(super) turns: wgpu::Buffer,
+    /// Per rope.
+    pub(super) turns: Vec<wgpu::Buffer>,
     pub(super) ids: wgpu::Buffer,
     pub(super) normed: Acts,
     pub(super) attended: Acts,
+    /// Of a feed-forward layer, or of each of a token's experts.
     pub(super) hidden: Acts,
+    /// Of the expert that every token takes.
+    pub(super) shared: Acts,
+    /// The raw rows of a branch that is yet to be settled.
+    pub(super) branch: wgpu::Buffer,
+    /// The experts' scores, and the gate of the shared one.
+    pub(super) scores: wgpu::Buffer,
     pub(super) logits: wgpu::Buffer,
     pub(super) best: wgpu::Buffer,
     pub(super) caches: Vec<wgpu::Buffer>,
@@ -118,8 +135,9 @@ pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgp
     Ok(buffer)
 }
 
-pub(super) fn acts(gpu: &Gpu, elements: usize) -> Result<Acts> {
-    let bytes = |of_a_group: usize| (BATCH * groups(elements) * of_a_group) as u64;
+/// Activations of so many vectors of a token.
+pub(super) fn acts(gpu: &Gpu, vectors: usize, elements: usize) -> Result<Acts> {
+    let bytes = |of_a_group: usize| (BATCH * vectors * groups(elements) * of_a_group) as u64;
     Ok(Acts {
         numbers: gpu.buffer("activations", bytes(16 * 4), STORAGE)?,
         records: gpu.buffer("activations", bytes(8), STORAGE)?,
@@ -149,17 +167,21 @@ fn products(
     tokens: usize,
     input: &Acts,
     out: &[Range<'_>],
+    scores: Option<&wgpu::Buffer>,
     kind: impl Fn(Gemv) -> Kind,
 ) -> Result<Vec<Dispatch>> {
+    // Each token has its own experts.
+    let tokens = if matches!(shape.take, Take::Chosen(_)) { 1 } else { tokens };
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
-        let knobs = Tuning::of(gpu).knobs(&slice.parts, &shape.epilogue, tokens);
+        let knobs = Tuning::of(gpu).knobs(&slice.parts, &shape.epilogue, &shape.take, tokens);
         let kernel = fitting(
             gpu,
             Gemv {
                 parts: slice.parts.clone(),
                 epilogue: shape.epilogue.clone(),
+                take: shape.take.clone(),
                 first_tile: slice.first_tile,
                 stride: shape.stride,
                 norm: shape.norm,
@@ -174,6 +196,9 @@ fn products(
         ranges.extend(out);
         if shape.norm.is_some() {
             ranges.push((&input.squares).into());
+        }
+        if shape.take != Take::Whole {
+            ranges.extend(scores.map(Range::from));
         }
         let group = gpu.bind(&pipeline, &ranges);
         made.push(Dispatch { pipeline, group, kind: kind(kernel) });
@@ -194,31 +219,36 @@ pub(super) fn logits(
     store: &Store,
     spec: &Spec,
     place: usize,
-    weight: &Matrix,
+    (weight, normed): (&Matrix, bool),
     tokens: usize,
-    (normed, out, best): (&Acts, &wgpu::Buffer, &wgpu::Buffer),
+    (read, out, best): (&Acts, &wgpu::Buffer, &wgpu::Buffer),
 ) -> Result<Vec<Dispatch>> {
-    let epilogue = Epilogue::Logits { vocab: weight.rows };
-    let norm = Some((spec.width, spec.norm_eps));
-    let shape = Product { epilogue, stride: weight.rows, norm, bias: false };
+    let epilogue = Epilogue::Logits { vocab: weight.rows, scale: spec.logit_scale, cap: spec.logit_cap };
+    let norm = normed.then_some((spec.width, spec.norm_eps));
+    let shape = Product { epilogue, take: Take::Whole, stride: weight.rows, norm, bias: false };
     let slices = Slices { store, place };
     let out = [Range::from(out), best.into()];
     match tokens {
-        1 => products(gpu, &slices, &shape, 1, normed, &out, Kind::LastLogits),
-        _ => products(gpu, &slices, &shape, tokens, normed, &out[..1], Kind::Gemv),
+        1 => products(gpu, &slices, &shape, 1, read, &out, None, Kind::LastLogits),
+        _ => products(gpu, &slices, &shape, tokens, read, &out[..1], None, Kind::Gemv),
     }
+}
+
+/// Elements of a token's scores: those of the experts, then the gate of the shared one.
+pub(super) fn score_stride(spec: &Spec) -> usize {
+    spec.experts.map_or(0, |e| e.count.next_multiple_of(TILE) + if e.shared.is_some() { TILE } else { 0 })
 }
 
 impl Builder<'_> {
     pub(super) fn logits(
         &mut self,
         place: usize,
-        weight: &Matrix,
+        head: (&Matrix, bool),
         tokens: usize,
         out: &wgpu::Buffer,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
-        logits(self.gpu, self.store, spec, place, weight, tokens, (&self.normed, out, &self.best))
+        logits(self.gpu, self.store, spec, place, head, tokens, (&self.normed, out, &self.best))
     }
 
     /// The dispatches of a stage, for so many tokens a workgroup.
@@ -230,10 +260,10 @@ impl Builder<'_> {
         tokens: usize,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
-        let norm = Some((spec.width, spec.norm_eps));
+        let norm = |normed: bool| normed.then_some((spec.width, spec.norm_eps));
         let vector = self.vectors[index].as_ref();
         let Acts { numbers, records, squares } = &self.normed;
-        let normed = [Range::from(numbers), records.into(), squares.into()];
+        let read = [Range::from(numbers), records.into(), squares.into()];
         match stage {
             Stage::Embed { table, .. } => {
                 let mut made = Vec::new();
@@ -242,44 +272,103 @@ impl Builder<'_> {
                         table: slice.parts[0].clone(),
                         first_row: slice.first_tile * TILE,
                         vocab: table.rows,
+                        scale: spec.embedding_scale,
                     };
                     let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
                     let w = self.store.range(slice);
                     let mut ranges = vec![w, w, (&self.ids).into()];
                     ranges.extend(vector.map(Range::from));
                     ranges.push((&self.x).into());
-                    ranges.extend(normed);
+                    ranges.extend(read);
                     let group = self.gpu.bind(&pipeline, &ranges);
                     made.push(Dispatch { pipeline, group, kind: Kind::Embed(kernel) });
                 }
                 Ok(made)
             }
-            Stage::Qkv { .. } => {
+            Stage::Qkv { normed, .. } => {
                 let out = [Range::from(&self.raw)];
-                let shape = Product { epilogue: Epilogue::Raw, stride: raw_rows(spec)[3], norm, bias: false };
+                let shape = self.product(Epilogue::Raw, raw_rows(spec)[3], norm(*normed), false);
                 self.gemv(place, shape, tokens, &self.normed, &out)
             }
-            Stage::Gated { .. } => {
-                let mut out = vec![Range::from(&self.hidden.numbers), (&self.hidden.records).into()];
+            Stage::Route { normed, .. } => {
+                let mut out = vec![Range::from(&self.scores)];
                 out.extend(vector.map(Range::from));
-                let bias = vector.is_some();
-                let shape = Product { epilogue: Epilogue::Gated, stride: padded(spec.ffn), norm, bias };
+                let shape = self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
                 self.gemv(place, shape, tokens, &self.normed, &out)
             }
-            Stage::Residual { hidden, bias, .. } => {
-                let input = if *hidden { &self.hidden } else { &self.attended };
+            Stage::Gated { matrices, feed, normed, .. } => {
+                let Some(up) = matrices.last() else { return Ok(vec![]) };
+                let to = if matches!(feed, Feed::Shared { .. }) { &self.shared } else { &self.hidden };
+                let mut out = vec![Range::from(&to.numbers), (&to.records).into()];
+                out.extend(vector.map(Range::from));
+                let epilogue = Epilogue::Gated(spec.activation);
+                let shape = self.product(epilogue, padded(up.rows), norm(*normed), vector.is_some());
+                let shape = Product { take: self.take(*feed), ..shape };
+                self.gemv(place, shape, tokens, &self.normed, &out)
+            }
+            Stage::Residual { branch, bias, .. } => {
                 let mut out = vec![Range::from(&self.x)];
-                out.extend(normed);
+                out.extend(read);
                 out.extend(vector.map(Range::from));
-                let bias = bias.is_some();
-                let shape = Product { epilogue: Epilogue::Residual, stride: stream(spec), norm: None, bias };
-                self.gemv(place, shape, tokens, input, &out)
+                let epilogue = Epilogue::Residual { scale: spec.residual_scale };
+                let shape = self.product(epilogue, stream(spec), None, bias.is_some());
+                // The shared expert's gate is in what it has made.
+                let chosen = *branch == Branch::Hidden(Feed::Chosen);
+                let take = if chosen { self.take(Feed::Chosen) } else { Take::Whole };
+                self.gemv(place, Product { take, ..shape }, tokens, self.made(*branch), &out)
             }
-            Stage::Attention { layer, bias, .. } => {
-                self.attention(*layer, vector, bias.iter().any(Option::is_some), tokens == 1)
+            Stage::Output { branch, .. } => {
+                let shape = self.product(Epilogue::Raw, stream(spec), None, false);
+                self.gemv(place, shape, tokens, self.made(*branch), &[(&self.branch).into()])
             }
+            Stage::Settle { branch, bias, after, norm } => {
+                let vectors = (bias.as_ref(), after.as_ref());
+                let (kernel, vectors) =
+                    settle(spec, &self.model.weights, *branch, vectors, norm.as_ref());
+                self.settle(kernel, &vectors).map(|made| vec![made])
+            }
+            Stage::Attention(of) => self.attention(of, vector, tokens == 1),
             Stage::Logits { .. } => Ok(vec![]),
         }
+    }
+
+    fn product(&self, epilogue: Epilogue, stride: usize, norm: Option<(usize, f32)>, bias: bool) -> Product {
+        Product { epilogue, take: Take::Whole, stride, norm, bias }
+    }
+
+    /// What a branch has made between its matrices.
+    fn made(&self, branch: Branch) -> &Acts {
+        match branch {
+            Branch::Attention => &self.attended,
+            Branch::Hidden(Feed::Shared { .. }) => &self.shared,
+            Branch::Hidden(Feed::Dense | Feed::Chosen) => &self.hidden,
+        }
+    }
+
+    fn take(&self, feed: Feed) -> Take {
+        let spec = &self.model.plan.spec;
+        let Some(routing) = routing(spec) else { return Take::Whole };
+        let scores = routing.count.next_multiple_of(TILE);
+        let stride = score_stride(spec);
+        match feed {
+            Feed::Dense | Feed::Shared { gated: false } => Take::Whole,
+            Feed::Chosen => Take::Chosen(Chosen { routing, stride }),
+            Feed::Shared { gated: true } => Take::Share { at: scores, stride },
+        }
+    }
+
+    fn settle(&self, kernel: Settle, vectors: &Vectors) -> Result<Dispatch> {
+        let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+        let floats = vectors.side_by_side(kernel.width);
+        let vectors = match kernel.has_vectors() {
+            true => Some(upload_floats(self.gpu, "norms", &floats)?),
+            false => None,
+        };
+        let Acts { numbers, records, .. } = &self.normed;
+        let mut ranges = vec![Range::from(&self.x), (&self.branch).into(), numbers.into(), records.into()];
+        ranges.extend(vectors.as_ref().map(Range::from));
+        let group = self.gpu.bind(&pipeline, &ranges);
+        Ok(Dispatch { pipeline, group, kind: Kind::Settle(kernel) })
     }
 
     fn gemv(
@@ -291,24 +380,25 @@ impl Builder<'_> {
         out: &[Range<'_>],
     ) -> Result<Vec<Dispatch>> {
         let slices = Slices { store: self.store, place };
-        products(self.gpu, &slices, &shape, tokens, input, out, Kind::Gemv)
+        products(self.gpu, &slices, &shape, tokens, input, out, Some(&self.scores), Kind::Gemv)
     }
 
-    pub(super) fn attention(
+    fn attention(
         &self,
-        layer: usize,
+        of: &Attends,
         vectors: Option<&wgpu::Buffer>,
-        bias: bool,
         decode: bool,
     ) -> Result<Vec<Dispatch>> {
+        let layer = of.layer;
         let spec = &self.model.plan.spec;
         let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;
         let block = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
-        let mut shape = attention(spec, block, self.context, decode, self.max_splits);
-        shape.bias = bias;
+        let mut shape = attention(spec, layer, block, self.context, decode, self.max_splits);
+        shape.bias = of.bias.iter().any(Option::is_some);
+        let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
         let form = self.gpu.form;
         let (raw, turns, cache) =
-            (Range::from(&self.raw), Range::from(&self.turns), Range::from(&self.caches[layer]));
+            (Range::from(&self.raw), Range::from(turns), Range::from(&self.caches[layer]));
         let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
         let parts = Range::from(&self.parts);
         let mut made = Vec::new();

@@ -90,6 +90,7 @@ pub fn generate(
     }
     // The last token is computed again even when it is known: its logits are needed.
     let shared = ids.iter().zip(&history.ids).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
+    let shared = engine.resume(shared);
     // The last token that fits is given out, though never computed.
     let room = context - ids.len() + 1;
     let limit = request.tokens.unwrap_or(room).min(room);

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::device::Gpu;
+use super::kept::Kept;
 use super::profile::{self, Limits, Profile};
 use super::program::{Program, Programs, Step};
 use super::upload::Store;
@@ -39,6 +40,7 @@ pub struct GpuEngine {
     /// Buffers that ids are read back through, when not in use.
     landing: Vec<wgpu::Buffer>,
     run: Option<Run>,
+    kept: Kept,
     counters: Counters,
 }
 
@@ -107,7 +109,8 @@ impl GpuEngine {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let landing =
             (0..FLIGHTS).map(|_| gpu.buffer("ids", 4 * MOST as u64, usage)).collect::<Result<Vec<_>>>()?;
-        Ok(GpuEngine { gpu, model, info, programs, landing, run: None, counters: Counters::default() })
+        let kept = Kept::new(&model.plan.spec, context);
+        Ok(GpuEngine { gpu, model, info, programs, landing, run: None, kept, counters: Counters::default() })
     }
 
     /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
@@ -142,6 +145,7 @@ impl GpuEngine {
         progress: Progress<'_>,
         tail: Tail<'_>,
     ) -> Result<wgpu::SubmissionIndex> {
+        self.kept.begin(position);
         self.gpu.queue.write_buffer(&self.programs.ids, 4 * position as u64, bytemuck::cast_slice(ids));
         let mut submitted: VecDeque<wgpu::SubmissionIndex> = VecDeque::new();
         let batches = ids.len().div_ceil(BATCH);
@@ -160,6 +164,7 @@ impl GpuEngine {
             }
             let tail = if i + 1 == batches { tail } else { Tail::Nothing };
             submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail));
+            self.kept.wrote(position + i * BATCH + batch.len());
         }
         submitted.pop_back().ok_or_else(|| Error::Request("there are no tokens to compute".to_owned()))
     }
@@ -182,6 +187,7 @@ impl GpuEngine {
                 let step = Step::decode(run.position, run.step);
                 self.counters.dispatches += self.programs.record_decode(&mut pass, &step, &run.sampling);
                 run.position += 1;
+                self.kept.wrote(run.position);
                 run.step += 1;
             }
         }
@@ -244,6 +250,10 @@ fn flight(buffer: wgpu::Buffer, bytes: u64, index: wgpu::SubmissionIndex) -> Fli
 impl Engine for GpuEngine {
     fn info(&self) -> &Info {
         &self.info
+    }
+
+    fn resume(&self, position: usize) -> usize {
+        self.kept.resume(position)
     }
 
     fn begin(

@@ -17,7 +17,7 @@ use super::profile::{self, Limits, MANY};
 use super::stage::{Stage, lower};
 use super::upload::spread;
 use super::{DeviceChoice, Options};
-use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Take, row_product};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Math, Shader, loops, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
@@ -34,26 +34,32 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A model's products, each distinct one once.
-    ///
-    /// # Errors
-    /// Those of lowering the model's plan.
-    pub fn of(model: &Model) -> Result<Vec<Shape>> {
+    /// A model's products, each distinct one once; not those of experts, of which every token takes
+    /// others.
+    pub fn of(model: &Model) -> Vec<Shape> {
+        let activation = model.plan.spec.activation;
         let mut shapes: Vec<Shape> = Vec::new();
-        for stage in lower(&model.plan)? {
+        for stage in lower(&model.plan) {
             let (epilogue, matrices) = match stage {
-                Stage::Qkv { matrices } => (Epilogue::Raw, matrices.to_vec()),
-                Stage::Gated { matrices, .. } => (Epilogue::Gated, matrices.to_vec()),
-                Stage::Residual { weight, .. } => (Epilogue::Residual, vec![weight]),
-                Stage::Logits { weight } => (Epilogue::Logits { vocab: weight.rows }, vec![weight]),
-                Stage::Embed { .. } | Stage::Attention { .. } => continue,
+                Stage::Qkv { matrices, .. } => (Epilogue::Raw, matrices.to_vec()),
+                Stage::Route { matrices, .. } => (Epilogue::Raw, matrices),
+                Stage::Gated { matrices, .. } => (Epilogue::Gated(activation), matrices),
+                Stage::Residual { weight, .. } => (Epilogue::Residual { scale: 1.0 }, vec![weight]),
+                Stage::Output { weight, .. } => (Epilogue::Raw, vec![weight]),
+                Stage::Logits { weight, .. } => {
+                    (Epilogue::Logits { vocab: weight.rows, scale: 1.0, cap: None }, vec![weight])
+                }
+                Stage::Embed { .. } | Stage::Attention(_) | Stage::Settle { .. } => continue,
             };
+            if matrices.iter().any(|m| m.experts > 1) {
+                continue;
+            }
             let shape = Shape { epilogue, matrices };
             if !shapes.iter().any(|s| s.is_like(&shape)) {
                 shapes.push(shape);
             }
         }
-        Ok(shapes)
+        shapes
     }
 
     /// The same kernel computes both: they differ in names at most.
@@ -168,13 +174,13 @@ impl Lab {
         if bytes > gpu.weight_binding {
             return Err(Error::Device(format!("{}: {bytes} bytes exceed a binding", shape.label()?)));
         }
-        let own = Tuning::of(gpu).knobs(&parts, &shape.epilogue, 1);
+        let own = Tuning::of(gpu).knobs(&parts, &shape.epilogue, &Take::Whole, 1);
 
         let mut random = Random::new("activations", 0);
         let (rows, cols) = (shape.matrices[0].rows, shape.matrices[0].cols);
         let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
         let x = Activations::from_residual(gpu.form.math, &numbers(cols), &numbers(cols));
-        let input = acts(gpu, cols)?;
+        let input = acts(gpu, 1, cols)?;
         gpu.queue.write_buffer(&input.numbers, 0, &x.stored(gpu.form.math));
         gpu.queue.write_buffer(&input.records, 0, bytemuck::cast_slice(&x.stored_records()));
         let squares: Vec<f32> = x.records.iter().map(|r| r.squares).collect();
@@ -184,11 +190,11 @@ impl Lab {
         let into_acts = |a: Acts| [a.numbers, a.records, a.squares];
         let outputs = match shape.epilogue {
             Epilogue::Raw => vec![floats(kernel(&shape.epilogue, &parts, own).stride)?],
-            Epilogue::Logits { vocab } => vec![floats(vocab)?, floats(2 * vocab.div_ceil(TILE))?],
-            Epilogue::Gated => into_acts(acts(gpu, rows)?)[..2].to_vec(),
-            Epilogue::Residual => {
+            Epilogue::Logits { vocab, .. } => vec![floats(vocab)?, floats(2 * vocab.div_ceil(TILE))?],
+            Epilogue::Gated(_) => into_acts(acts(gpu, 1, rows)?)[..2].to_vec(),
+            Epilogue::Residual { .. } => {
                 let norm = upload_floats(gpu, "norms", &vec![1.0; padded(rows)])?;
-                [vec![floats(padded(rows))?], into_acts(acts(gpu, rows)?).to_vec(), vec![norm]].concat()
+                [vec![floats(padded(rows))?], into_acts(acts(gpu, 1, rows)?).to_vec(), vec![norm]].concat()
             }
         };
         let want = want(shape, gpu.form.math, &x);
@@ -198,7 +204,7 @@ impl Lab {
             let w = Range { buffer, offset: *offset, bytes: Some(bytes) };
             let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];
             ranges.extend(outputs.iter().map(Range::from));
-            if shape.epilogue != Epilogue::Residual {
+            if normed(&shape.epilogue) {
                 ranges.push((&input.squares).into());
             }
             gpu.bind(&pipeline, &ranges)
@@ -233,7 +239,8 @@ impl Lab {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             for (buffer, offset) in &places {
                 let to = offset + part.offset as u64;
-                spread(&mut encoder, (&staged, &layout), (buffer, to, &part.layout));
+                let to = (buffer, to, &part.layout);
+                spread(&mut encoder, (&staged, &layout), to, 0..(matrix.rows / TILE).max(1));
             }
             let index = gpu.queue.submit([encoder.finish()]);
             gpu.wait(&index)?;
@@ -251,7 +258,7 @@ fn random_tiles(matrix: &Matrix, layout: &Layout) -> usize {
 /// end of each matrix.
 fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
     let cols = shape.matrices[0].cols;
-    let factor = if shape.epilogue == Epilogue::Residual { 1.0 } else { x.norm_factor(cols, EPSILON) };
+    let factor = if normed(&shape.epilogue) { x.norm_factor(cols, EPSILON) } else { 1.0 };
     let mut scratch = vec![0.0; cols];
     let mut products = |matrix: &Matrix| -> Vec<(usize, f32)> {
         let Some(layout) = Layout::new(matrix.ty, matrix.rows, cols) else { return vec![] };
@@ -266,9 +273,12 @@ fn want(shape: &Shape, math: Math, x: &Activations) -> Vec<(usize, f32)> {
         })
         .collect()
     };
-    if shape.epilogue == Epilogue::Gated {
-        let (gate, up) = (products(&shape.matrices[0]), products(&shape.matrices[1]));
-        let gated: Vec<f32> = gate.iter().zip(&up).map(|(g, u)| silu_gate(g.1, u.1)).collect();
+    if let Epilogue::Gated(activation) = shape.epilogue {
+        let gate = products(&shape.matrices[0]);
+        let gated: Vec<f32> = match shape.matrices.get(1).map(products) {
+            Some(up) => gate.iter().zip(&up).map(|(g, u)| activation.gate(g.1, u.1)).collect(),
+            None => gate.iter().map(|g| activation.of(g.1)).collect(),
+        };
         let values = Activations::from_values(math, &gated).values();
         return gate.iter().map(|g| g.0).zip(values).collect();
     }
@@ -295,20 +305,26 @@ fn copies(shader: &Shader, count: usize) -> impl Iterator<Item = Shader> + use<'
     })
 }
 
+/// The input is normed: the product takes the factor.
+fn normed(epilogue: &Epilogue) -> bool {
+    !matches!(epilogue, Epilogue::Residual { .. })
+}
+
 /// The kernel of a product for one token.
 fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
     let layout = &parts[0].layout;
     let stride = match epilogue {
         Epilogue::Raw => parts.iter().map(|p| p.layout.tiles() * TILE).sum(),
-        Epilogue::Logits { vocab } => *vocab,
-        Epilogue::Residual | Epilogue::Gated => padded(layout.rows),
+        Epilogue::Logits { vocab, .. } => *vocab,
+        Epilogue::Residual { .. } | Epilogue::Gated(_) => padded(layout.rows),
     };
     Gemv {
         parts: parts.to_vec(),
         epilogue: epilogue.clone(),
+        take: Take::Whole,
         first_tile: 0,
         stride,
-        norm: (*epilogue != Epilogue::Residual).then_some((layout.cols, EPSILON)),
+        norm: normed(epilogue).then_some((layout.cols, EPSILON)),
         bias: false,
         tokens: 1,
         knobs,
@@ -362,7 +378,7 @@ impl Case<'_> {
         let gpu = &self.lab.gpu;
         let slices = loops::steps_of(&self.parts[0].layout).next_multiple_of(4);
         let most = Tuning::of(gpu).most_threads.min(slices * TILE);
-        let single = self.parts.len() == 1 || self.epilogue == Epilogue::Gated;
+        let single = self.parts.len() == 1 || matches!(self.epilogue, Epilogue::Gated(_));
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
         let mut made = vec![self.own];
         for threads in [self.own.threads, 128, 256, 512, 1024] {
@@ -400,7 +416,7 @@ impl Case<'_> {
         gpu.compile_ahead(&shaders)?;
         let pipelines = shaders.iter().map(|s| gpu.pipeline(s)).collect::<Result<Vec<_>>>()?;
         let error = self.error(&kernel, &pipelines[..1])?;
-        let bound = bound(gpu, self.epilogue == Epilogue::Gated);
+        let bound = bound(gpu, matches!(self.epilogue, Epilogue::Gated(_)));
         let pass = profile::time(gpu, runs, |pass| self.record(pass, &kernel, &pipelines, &self.slots))?;
         let us = pass / self.slots.len() as f64;
         let reading = (us - self.lab.limits.dispatch_us).max(1e-3);
@@ -476,7 +492,7 @@ impl Case<'_> {
     fn error(&self, kernel: &Gemv, pipelines: &[Arc<Pipeline>]) -> Result<f64> {
         let gpu = &self.lab.gpu;
         // The last output of a residual product is the next norm's weight: an input.
-        let written = self.outputs.len() - usize::from(self.epilogue == Epilogue::Residual);
+        let written = self.outputs.len() - usize::from(!normed(&self.epilogue));
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.outputs[..written].iter().for_each(|b| encoder.clear_buffer(b, 0, None));
         {
@@ -485,7 +501,7 @@ impl Case<'_> {
         }
         gpu.queue.submit([encoder.finish()]);
         let got: Vec<f32> = match self.epilogue {
-            Epilogue::Gated => {
+            Epilogue::Gated(_) => {
                 let records: Vec<[f32; 2]> = read(gpu, &self.outputs[1])?;
                 Activations::values_of(gpu.form.math, &read(gpu, &self.outputs[0])?, &records)
             }

@@ -1,9 +1,9 @@
 //! What is needed, what there is, and what to say when it does not fit.
 
 use super::device::Gpu;
-use super::stage::attention;
+use super::stage::{attention, cached};
 use super::{DEFAULT_CONTEXT, Options};
-use crate::kernels::attention::CACHE_TILE;
+use crate::kernels::attention::{Attention, CACHE_TILE};
 use crate::model::Spec;
 use crate::{Error, Result};
 
@@ -16,15 +16,54 @@ pub(super) fn shown(bytes: u64) -> String {
 /// What a model needs.
 pub(super) struct Need {
     /// Bytes whatever the context.
-    pub(super) fixed: u64,
-    /// Bytes of each token of the context.
-    pub(super) per_token: u64,
+    fixed: u64,
+    /// Bytes of a position of the context beside keys and values.
+    per_token: u64,
+    /// Bytes of a position in a layer's cache.
+    per_row: u64,
+    /// Layers that keep the whole context.
+    whole: u64,
+    /// Layers that keep a ring of so many positions at most.
+    rings: Vec<u64>,
 }
 
 /// A lowered context must still be of use.
 const LEAST_CONTEXT: usize = 256;
 
 impl Need {
+    /// `fixed` bytes, and what grows with the context: `per_row` bytes for each position in a layer's
+    /// cache, and RoPE's tables.
+    pub(super) fn of(spec: &Spec, fixed: u64, per_row: u64) -> Need {
+        let rings: Vec<u64> = (0..spec.layers.len())
+            .filter(|layer| spec.layers[*layer].window.is_some())
+            .map(|layer| cached(spec, layer, usize::MAX) as u64)
+            .collect();
+        Need {
+            fixed,
+            per_token: spec.ropes.iter().map(|rope| 4 * rope.dims as u64).sum::<u64>() + 4,
+            per_row,
+            whole: (spec.layers.len() - rings.len()) as u64,
+            rings,
+        }
+    }
+
+    /// Bytes at a context.
+    fn bytes(&self, context: usize) -> u64 {
+        let context = context as u64;
+        let rings: u64 = self.rings.iter().map(|ring| context.min(*ring)).sum();
+        self.fixed + self.per_token * context + self.per_row * (self.whole * context + rings)
+    }
+
+    /// The largest context up to `most` that fits.
+    fn largest(&self, most: usize, have: u64) -> usize {
+        let (mut fits, mut beyond) = (0, most + 1);
+        while beyond - fits > 1 {
+            let middle = fits.midpoint(beyond);
+            if self.bytes(middle) <= have { fits = middle } else { beyond = middle }
+        }
+        fits
+    }
+
     /// The context to use within `have` bytes, and what to say about it. One that was asked for is
     /// never lowered.
     ///
@@ -38,15 +77,24 @@ impl Need {
     ) -> Result<(usize, Option<String>)> {
         let wanted = options.context.unwrap_or(spec.context.min(DEFAULT_CONTEXT));
         let Some(have) = have else { return Ok((wanted, None)) };
-        let fit = (have.saturating_sub(self.fixed) / self.per_token.max(1)) as usize;
+        let fit = self.largest(wanted, have);
         if fit >= wanted {
             return Ok((wanted, None));
         }
         if options.context.is_some() || fit < LEAST_CONTEXT.min(wanted) {
+            let advice = match fit {
+                0 => {
+                    let room = have as f64 / self.bytes(LEAST_CONTEXT.min(wanted)) as f64;
+                    format!(
+                        "a quantisation of at most {:.0} % of its size would fit; or raise --memory",
+                        100.0 * room
+                    )
+                }
+                fit => format!("--ctx {fit} would fit; or try a smaller quantisation, or raise --memory"),
+            };
             return Err(Error::Device(format!(
-                "the model needs {} at a context of {wanted} tokens, {} may be used: try a smaller --ctx, a \
-                 smaller quantisation, or raise --memory",
-                shown(self.fixed + self.per_token * wanted as u64),
+                "the model needs {} at a context of {wanted} tokens, {} may be used: {advice}",
+                shown(self.bytes(wanted)),
                 shown(have)
             )));
         }
@@ -64,24 +112,22 @@ pub(super) fn context(
     gpu: &Gpu,
     weights: u64,
 ) -> Result<(usize, Vec<String>)> {
-    let shape = attention(spec, 1, CACHE_TILE, true, 1);
-    let per_layer = shape.cache_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
-    let need = Need {
-        fixed: weights + super::program::scratch_bytes(spec),
-        per_token: per_layer * spec.layers as u64 + 4 * spec.rope.dims as u64 + 4,
-    };
+    let shape = Attention { context: CACHE_TILE, ..attention(spec, 0, 1, CACHE_TILE, true, 1) };
+    let per_row = shape.cache_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
+    let need = Need::of(spec, weights + super::program::scratch_bytes(spec), per_row);
     let (context, note) = need.context(spec, options, options.memory.or(gpu.memory))?;
     let mut notes: Vec<String> = note.into_iter().collect();
     // A layer's keys and values are one binding.
-    let fit = (gpu.binding / per_layer.max(1)) as usize / CACHE_TILE * CACHE_TILE;
-    if fit >= context {
+    let fit = (gpu.binding / per_row.max(1)) as usize / CACHE_TILE * CACHE_TILE;
+    let most = (0..spec.layers.len()).map(|layer| cached(spec, layer, context)).max().unwrap_or(0);
+    if fit >= most {
         return Ok((context, notes));
     }
     if options.context.is_some() || fit < LEAST_CONTEXT.min(context) {
         return Err(Error::Device(format!(
             "a context of {context} tokens needs {} for a layer's keys and values, the device binds {} at most: \
              try --ctx {fit}",
-            shown(per_layer * context as u64),
+            shown(per_row * context as u64),
             shown(gpu.binding)
         )));
     }

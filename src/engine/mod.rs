@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod device;
 pub mod generate;
 pub mod gpu;
+mod kept;
 pub mod lab;
 mod memory;
 pub mod profile;
@@ -174,6 +175,10 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 pub trait Engine {
     /// What it is.
     fn info(&self) -> &Info;
+
+    /// Where [`Engine::begin`] may go on when the first `position` tokens stay the same: there, or at
+    /// 0 where layers with a window have let go of what is seen from there.
+    fn resume(&self, position: usize) -> usize;
 
     /// Computes `ids` at `position` and after, all positions before it being done, and begins to
     /// generate after them: at most `limit` tokens, which [`Engine::next`] gives. Fits the

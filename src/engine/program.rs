@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
+use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, score_stride, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
-use super::stage::{MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, stream};
+use super::stage::{
+    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, strided, stream,
+};
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{self, Gemv};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
-use crate::kernels::{Form, Kv, embed, groups, padded};
-use crate::model::{Matrix, Model, Plan, Spec, rope};
+use crate::kernels::{Form, Kv, embed, groups};
+use crate::kernels::settle::Settle;
+use crate::model::{Matrix, Model, Plan, Spec, Vector};
 use crate::quant::TILE;
 
 /// The tokens that a recording is for.
@@ -38,6 +41,7 @@ impl Step {
 pub(super) enum Kind {
     Embed(embed::Embed),
     Gemv(Gemv),
+    Settle(Settle),
     KvWrite(Attention, Kv),
     /// With the kernel that takes over where there are few keys.
     Attention(Attention, Option<Few>),
@@ -76,6 +80,7 @@ impl Dispatch {
         match &self.kind {
             Kind::Embed(_) => "embed".to_owned(),
             Kind::Gemv(k) | Kind::LastLogits(k) => k.label(),
+            Kind::Settle(_) => "settle".to_owned(),
             Kind::KvWrite(..) => "kv_write".to_owned(),
             Kind::Attention(..) => "attention".to_owned(),
             Kind::Merge(..) => "attention_merge".to_owned(),
@@ -87,8 +92,11 @@ impl Dispatch {
     /// Bytes of weights, keys and values that a step of one token reads with it.
     pub(super) fn bytes(&self, position: usize, kv: Kv) -> u64 {
         match &self.kind {
-            Kind::Gemv(k) | Kind::LastLogits(k) => k.parts.iter().map(|p| p.layout.bytes as u64).sum(),
-            Kind::Attention(k, _) => (k.cache_bytes(kv) / k.positions() * (position + 1)) as u64,
+            Kind::Gemv(k) | Kind::LastLogits(k) => k.bytes() as u64,
+            Kind::Attention(k, _) => {
+                let seen = position + 1 - k.first_key(position);
+                (k.cache_bytes(kv) / k.positions() * seen) as u64
+            }
             _ => 0,
         }
     }
@@ -109,23 +117,28 @@ impl Program {
         let limit = gpu.weight_binding;
         let mut stages = Vec::new();
         let mut table: Option<(Matrix, usize)> = None;
-        for stage in lower(plan)? {
+        for stage in lower(plan) {
             let place = match &stage {
                 Stage::Embed { table: t, .. } => {
                     let place = store.place(&[t], Combine::Rows, limit)?;
                     table = Some((t.clone(), place));
                     place
                 }
-                Stage::Logits { weight } => match &table {
+                Stage::Logits { weight, .. } => match &table {
                     Some((t, place)) if t.name == weight.name => *place,
                     _ => store.place(&[weight], Combine::Rows, limit)?,
                 },
-                Stage::Qkv { matrices: [q, k, v] } => store.place(&[q, k, v], Combine::Rows, limit)?,
-                Stage::Gated { matrices: [gate, up], .. } => {
-                    store.place(&[gate, up], Combine::Pairs, limit)?
+                Stage::Qkv { matrices: [q, k, v], .. } => store.place(&[q, k, v], Combine::Rows, limit)?,
+                Stage::Gated { matrices, .. } => {
+                    store.place(&matrices.iter().collect::<Vec<_>>(), Combine::Pairs, limit)?
                 }
-                Stage::Residual { weight, .. } => store.place(&[weight], Combine::Rows, limit)?,
-                Stage::Attention { .. } => NONE,
+                Stage::Route { matrices, .. } => {
+                    store.place(&matrices.iter().collect::<Vec<_>>(), Combine::Rows, limit)?
+                }
+                Stage::Residual { weight, .. } | Stage::Output { weight, .. } => {
+                    store.place(&[weight], Combine::Rows, limit)?
+                }
+                Stage::Attention(_) | Stage::Settle { .. } => NONE,
             };
             stages.push((stage, place));
         }
@@ -147,7 +160,8 @@ pub(super) struct Programs {
     sample: Option<Dispatch>,
     all_logits: Option<(Vec<Dispatch>, wgpu::Buffer)>,
     store: Store,
-    head: (Matrix, usize),
+    /// The output matrix, whether the norm's factor is missing in its input, and its place.
+    head: (Matrix, bool, usize),
     spec: Spec,
     normed: Acts,
     logits: wgpu::Buffer,
@@ -156,15 +170,59 @@ pub(super) struct Programs {
 
 /// Bytes of buffers beside weights, keys and values, but for what grows with the context.
 pub fn scratch_bytes(spec: &Spec) -> u64 {
-    let shape = attention(spec, 1, 1, true, MAX_SPLITS);
+    let shape = attention(spec, 0, 1, 1, true, MAX_SPLITS);
     let acts = |n: usize| groups(n) * (16 * 4 + 8 + 4);
-    let per_token = 4 * stream(spec)
+    let [hidden, shared] = hidden(spec);
+    let per_token = 2 * 4 * stream(spec)
         + acts(spec.width)
         + acts(spec.heads * spec.head_dim)
-        + acts(spec.ffn)
+        + hidden[0] * acts(hidden[1])
+        + shared[0] * acts(shared[1])
+        + 4 * score_stride(spec)
         + 4 * raw_rows(spec)[3]
         + shape.part_bytes(Kv::F32);
     (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64
+}
+
+/// Vectors of a token between the feed-forward layer's matrices, and their elements; the same of the
+/// expert that every token takes.
+fn hidden(spec: &Spec) -> [[usize; 2]; 2] {
+    match spec.experts {
+        Some(experts) => [[experts.used, experts.ffn], [1, experts.shared.unwrap_or(0)]],
+        None => [[1, spec.ffn], [1, 0]],
+    }
+}
+
+/// The vectors that a stage reads, beside its matrices, in a buffer: the weight of the norm after it,
+/// biases. (A settling has its own.)
+fn vectors(gpu: &Gpu, model: &Model, stage: &Stage) -> Result<Option<wgpu::Buffer>> {
+    let (spec, weights) = (&model.plan.spec, &model.weights);
+    let stride = stream(spec);
+    let norm = |norm: &Option<Vector>| match norm {
+        Some(norm) => strided(&weights.floats(norm), spec.width, stride),
+        None => vec![1.0; stride],
+    };
+    let (what, floats) = match stage {
+        Stage::Embed { norm: weight, .. } => ("norms", norm(weight)),
+        Stage::Residual { norm: weight, bias, .. } => {
+            let mut floats = norm(weight);
+            if let Some(bias) = bias {
+                floats.extend(strided(&weights.floats(bias), spec.width, stride));
+            }
+            ("norms", floats)
+        }
+        Stage::Attention(of) => ("vectors", attention_vectors(spec, weights, of)),
+        Stage::Gated { matrices, bias, .. } => {
+            ("biases", gated_bias(weights, matrices, bias).unwrap_or_default())
+        }
+        Stage::Route { bias: Some(bias), .. } => {
+            let mut floats = weights.floats(bias);
+            floats.resize(score_stride(spec), 0.0);
+            ("biases", floats)
+        }
+        _ => return Ok(None),
+    };
+    if floats.is_empty() { Ok(None) } else { upload_floats(gpu, what, &floats).map(Some) }
 }
 
 impl Programs {
@@ -178,42 +236,23 @@ impl Programs {
         let spec = &model.plan.spec;
         // What a batch's splits leave behind is one binding.
         let kv = gpu.form.kv;
-        let one = BATCH * attention(spec, 1, context, true, 1).part_bytes(kv);
+        let one = BATCH * attention(spec, 0, 1, context, true, 1).part_bytes(kv);
         let max_splits = (gpu.binding as usize / one).clamp(1, MAX_SPLITS);
-        let shape = attention(spec, 1, context, true, max_splits);
+        let shape = |layer| attention(spec, layer, 1, context, true, max_splits);
         let tuning = Tuning::of(gpu);
-        let vectors = program
-            .stages
+        let vectors: Vec<_> =
+            program.stages.iter().map(|(stage, _)| vectors(gpu, model, stage)).collect::<Result<_>>()?;
+        let turns = model.plan.turns(context);
+        let turn_bytes: usize = turns.iter().map(|t| 8 * t.len()).sum();
+        let cache_bytes: Vec<u64> =
+            (0..spec.layers.len()).map(|layer| shape(layer).cache_bytes(kv) as u64).collect();
+        let caches = cache_bytes
             .iter()
-            .map(|(stage, _)| match stage {
-                Stage::Embed { norm, .. } => {
-                    let mut floats = model.weights.floats(norm);
-                    floats.resize(padded(norm.len), 0.0);
-                    upload_floats(gpu, "norms", &floats).map(Some)
-                }
-                Stage::Residual { norm, bias, .. } => {
-                    let mut floats = model.weights.floats(norm);
-                    floats.resize(padded(norm.len), 0.0);
-                    if let Some(bias) = bias {
-                        floats.extend(model.weights.floats(bias));
-                        floats.resize(2 * padded(norm.len), 0.0);
-                    }
-                    upload_floats(gpu, "norms", &floats).map(Some)
-                }
-                Stage::Attention { bias, norms, .. } => {
-                    let floats = attention_vectors(spec, &model.weights, bias, norms.as_ref());
-                    (!floats.is_empty()).then(|| upload_floats(gpu, "vectors", &floats)).transpose()
-                }
-                Stage::Gated { bias, .. } => gated_bias(spec, &model.weights, bias)
-                    .map(|floats| upload_floats(gpu, "biases", &floats))
-                    .transpose(),
-                _ => Ok(None),
-            })
+            .map(|bytes| gpu.buffer("keys and values", *bytes, STORAGE))
             .collect::<Result<Vec<_>>>()?;
-        let turns = rope::table(&spec.rope, model.plan.rope_factors.as_deref(), context);
-        let caches = (0..spec.layers)
-            .map(|_| gpu.buffer("keys and values", shape.cache_bytes(kv) as u64, STORAGE))
-            .collect::<Result<Vec<_>>>()?;
+        let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
+        let [[vectors_of, elements], [_, shared]] = hidden(spec);
+        let shape = shape(0);
         let mut builder = Builder {
             context,
             max_splits,
@@ -221,11 +260,14 @@ impl Programs {
             raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?,
             parts: gpu.buffer("attention", (BATCH * shape.part_bytes(kv)) as u64, STORAGE)?,
             arrived: gpu.buffer("attention", (BATCH * shape.blocks() * 4) as u64, STORAGE)?,
-            turns: upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(&turns))?,
+            turns: turns.iter().map(upload_turns).collect::<Result<_>>()?,
             ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
-            normed: acts(gpu, spec.width)?,
-            attended: acts(gpu, spec.heads * spec.head_dim)?,
-            hidden: acts(gpu, spec.ffn)?,
+            normed: acts(gpu, 1, spec.width)?,
+            attended: acts(gpu, 1, spec.heads * spec.head_dim)?,
+            hidden: acts(gpu, vectors_of, elements)?,
+            shared: acts(gpu, 1, shared)?,
+            branch: gpu.buffer("branch", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
+            scores: gpu.buffer("scores", (BATCH * score_stride(spec) * 4) as u64, STORAGE)?,
             logits: gpu.buffer("logits", 4 * spec.vocab as u64, STORAGE)?,
             best: gpu.buffer("logits", 8 * spec.vocab.div_ceil(TILE) as u64, STORAGE)?,
             caches,
@@ -237,10 +279,10 @@ impl Programs {
         let (mut decode, mut batch, mut last_logits) = (vec![], vec![], vec![]);
         let mut head = None;
         for (i, (stage, place)) in program.stages.iter().enumerate() {
-            if let Stage::Logits { weight } = stage {
-                head = Some((weight.clone(), *place));
+            if let Stage::Logits { weight, normed } = stage {
+                head = Some((weight.clone(), *normed, *place));
                 let logits = builder.logits.clone();
-                last_logits.extend(builder.logits(*place, weight, 1, &logits)?);
+                last_logits.extend(builder.logits(*place, (weight, *normed), 1, &logits)?);
             } else {
                 decode.extend(builder.stage(i, stage, *place, 1)?);
                 batch.extend(builder.stage(i, stage, *place, tuning.batch_tokens)?);
@@ -250,13 +292,13 @@ impl Programs {
         let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
         let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
         let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let kv_bytes = (spec.layers * shape.cache_bytes(kv)) as u64;
+        let kv_bytes = cache_bytes.iter().sum();
         let Builder { ids, normed, logits, best, .. } = builder;
         Ok(Programs {
             ids,
             weight_bytes: store.bytes(),
             kv_bytes,
-            scratch_bytes: scratch_bytes(spec) + (turns.len() * 8 + 4 * context) as u64,
+            scratch_bytes: scratch_bytes(spec) + (turn_bytes + 4 * context) as u64,
             decode,
             batch,
             last_logits,
@@ -287,10 +329,10 @@ impl Programs {
     pub(super) fn prepare_all_logits(&mut self, gpu: &Gpu, tokens: usize) -> Result<()> {
         if self.all_logits.is_none() {
             let out = gpu.buffer("logits", (tokens * self.spec.vocab * 4) as u64, STORAGE)?;
-            let (weight, place) = &self.head;
+            let (weight, normed, place) = &self.head;
             let buffers = (&self.normed, &out, &self.best);
             let made =
-                logits(gpu, &self.store, &self.spec, *place, weight, Tuning::of(gpu).batch_tokens, buffers)?;
+                logits(gpu, &self.store, &self.spec, *place, (weight, *normed), Tuning::of(gpu).batch_tokens, buffers)?;
             self.all_logits = Some((made, out));
         }
         Ok(())
@@ -383,7 +425,9 @@ impl Dispatch {
                 set(bytemuck::bytes_of(&embed::Args { tokens, position }));
                 k.grid(tokens)
             }
-            Kind::Gemv(k) if !k.has_args() => k.grid(1),
+            // Without immediates: one token, or a batch of which each has its own experts.
+            Kind::Gemv(k) if !k.has_args() => k.grid(tokens),
+            Kind::Settle(k) => k.grid(tokens),
             Kind::Gemv(k) => {
                 set(bytemuck::bytes_of(&gemv::Args { tokens, first: 0 }));
                 k.grid(tokens)

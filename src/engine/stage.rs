@@ -1,119 +1,205 @@
 //! Lowering: a plan's operations, fused into the stages that kernels run.
 //!
 //! What needs one row is the epilogue of its producer; what needs the whole vector belongs to
-//! its consumer. So a norm disappears: its weight goes to the stage that makes the residual
-//! stream, its factor to the stages that read it. Per layer five stages remain.
+//! its consumer. So an RMS norm disappears: its weight goes to the stage that makes the residual
+//! stream, its factor to the stages that read it. Per layer five stages remain. Norms behind
+//! branches and norms that take the mean off need the whole stream before anyone may read it: a stage
+//! of their own settles it.
 
-use crate::kernels::attention::{Attention, Knobs, norm_row};
+use crate::kernels::attention::{Attention, Knobs, whole_vectors};
 use crate::kernels::padded;
-use crate::model::{Matrix, Op, Plan, Spec, Vector, Weights};
+use crate::kernels::route::Routing;
+use crate::kernels::settle::{Added, Reads, Settle, Vectors};
+use crate::model::{Branch, Feed, Matrix, Norm, Op, Pairing, Plan, Spec, Vector, Weights};
 use crate::quant::TILE;
-use crate::{Error, Result};
 
-/// A fused stage. Activations pass through one of three buffers: the normed residual stream,
-/// attention's output, the gated hidden vector.
+/// A fused stage. Activations pass through buffers: what is read of the stream, attention's output,
+/// what a feed-forward layer makes between its matrices.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
     /// Token → residual stream and its activations.
     Embed {
         /// `(vocab, width)`.
         table: Matrix,
-        /// The weight of the norm that follows.
-        norm: Vector,
+        /// The weight of the norm that follows, if consumers read a norm.
+        norm: Option<Vector>,
     },
-    /// Normed stream → raw query, key and value rows.
+    /// Stream → raw query, key and value rows.
     Qkv {
         /// Three matrices over one input.
         matrices: [Matrix; 3],
+        /// The factor of the norm is missing in the input.
+        normed: bool,
     },
     /// Raw rows → attention's output; keys and values are stored.
-    Attention {
-        /// Names the cache.
-        layer: usize,
-        /// Of queries, keys and values.
-        bias: [Option<Vector>; 3],
-        /// Of query and key heads.
-        norms: Option<[Vector; 2]>,
-    },
-    /// Attention's output or the hidden vector → added to the residual stream.
+    Attention(Attends),
+    /// A branch's input → added to the residual stream.
     Residual {
         /// `(width, ...)`.
         weight: Matrix,
-        /// The weight of the norm that follows.
-        norm: Vector,
+        /// As for the embedding.
+        norm: Option<Vector>,
         /// Added as well.
         bias: Option<Vector>,
-        /// The input is the hidden vector, not attention's output.
-        hidden: bool,
+        /// What the input is.
+        branch: Branch,
     },
-    /// Normed stream → hidden vector.
+    /// A branch's input → its raw rows, which are yet to be added.
+    Output {
+        /// `(width, ...)`.
+        weight: Matrix,
+        /// What the input is.
+        branch: Branch,
+    },
+    /// Raw rows of a branch, if there are any → added to the stream, which is made ready for its
+    /// consumers.
+    Settle {
+        /// There are raw rows.
+        branch: bool,
+        /// Of the branch.
+        bias: Option<Vector>,
+        /// The weight of the branch's norm.
+        after: Option<Vector>,
+        /// Weight and bias of the stream's norm, if consumers read a norm.
+        norm: Option<(Vector, Option<Vector>)>,
+    },
+    /// Stream → the experts' scores, and the gate of the shared one.
+    Route {
+        /// One or two matrices over one input.
+        matrices: Vec<Matrix>,
+        /// Of the scores.
+        bias: Option<Vector>,
+        /// As for the rows.
+        normed: bool,
+    },
+    /// Stream → what lies between a feed-forward layer's matrices.
     Gated {
-        /// Gate and up.
-        matrices: [Matrix; 2],
-        /// Of both.
+        /// Gate, if there is one, and up.
+        matrices: Vec<Matrix>,
+        /// Of gate and up.
         bias: [Option<Vector>; 2],
+        /// Which layer it is.
+        feed: Feed,
+        /// As for the rows.
+        normed: bool,
     },
-    /// Normed stream → logits.
+    /// Stream → logits.
     Logits {
         /// `(vocab, width)`.
         weight: Matrix,
+        /// As for the rows.
+        normed: bool,
     },
 }
 
+/// A layer's attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attends {
+    /// Names the cache.
+    pub layer: usize,
+    /// Of queries, keys and values.
+    pub bias: [Option<Vector>; 3],
+    /// Of queries and keys.
+    pub norms: Option<[Vector; 2]>,
+    /// Of the heads.
+    pub sinks: Option<Vector>,
+}
+
 /// Fuses a plan's operations.
-///
-/// # Errors
-/// [`Error::Unsupported`] for an order of operations that no kernel has.
-pub fn lower(plan: &Plan) -> Result<Vec<Stage>> {
+pub fn lower(plan: &Plan) -> Vec<Stage> {
+    let layer_norms = plan.spec.block.norm == Norm::Layer;
     let mut stages = Vec::new();
-    let mut hidden = false;
+    let mut normed = false;
     for (i, op) in plan.ops.iter().enumerate() {
-        let next_norm = || match plan.ops.get(i + 1) {
-            Some(Op::Norm { weight }) => Ok(weight.clone()),
-            _ => Err(Error::Unsupported(format!("operation {i} of the plan is not followed by a norm"))),
+        // The norm that what follows reads.
+        let next = match plan.ops.get(i + 1) {
+            Some(Op::Norm { weight, bias }) => Some((weight.clone(), bias.clone())),
+            _ => None,
         };
-        match op {
-            Op::Embed { table } => stages.push(Stage::Embed { table: table.clone(), norm: next_norm()? }),
+        let settles = next.as_ref().is_some_and(|(_, bias)| layer_norms || bias.is_some());
+        match op.clone() {
+            Op::Embed { table } if settles => {
+                stages.push(Stage::Embed { table, norm: None });
+                stages.push(Stage::Settle { branch: false, bias: None, after: None, norm: next });
+                normed = false;
+            }
+            Op::Embed { table } => {
+                normed = next.is_some();
+                stages.push(Stage::Embed { table, norm: next.map(|n| n.0) });
+            }
             Op::Norm { .. } => {}
-            Op::Qkv { q, k, v } => stages.push(Stage::Qkv { matrices: [q.clone(), k.clone(), v.clone()] }),
-            Op::Attend { layer, bias, norms } => {
-                hidden = false;
-                stages.push(Stage::Attention { layer: *layer, bias: bias.clone(), norms: norms.clone() });
+            Op::Qkv { q, k, v } => stages.push(Stage::Qkv { matrices: [q, k, v], normed }),
+            Op::Attend { layer, bias, norms, sinks } => {
+                stages.push(Stage::Attention(Attends { layer, bias, norms, sinks }));
             }
-            Op::Residual { weight, bias } => {
-                let (weight, bias) = (weight.clone(), bias.clone());
-                stages.push(Stage::Residual { weight, norm: next_norm()?, bias, hidden });
+            Op::Residual { weight, bias, norm: after, branch } if settles || after.is_some() => {
+                stages.push(Stage::Output { weight, branch });
+                stages.push(Stage::Settle { branch: true, bias, after, norm: next });
+                normed = false;
             }
-            Op::Gated { gate, up, bias } => {
-                hidden = true;
-                stages.push(Stage::Gated { matrices: [gate.clone(), up.clone()], bias: bias.clone() });
+            Op::Residual { weight, bias, branch, .. } => {
+                normed = next.is_some();
+                stages.push(Stage::Residual { weight, norm: next.map(|n| n.0), bias, branch });
             }
-            Op::Logits { weight } => stages.push(Stage::Logits { weight: weight.clone() }),
+            Op::Route { router, bias, gate } => {
+                let matrices = [router].into_iter().chain(gate).collect();
+                stages.push(Stage::Route { matrices, bias, normed });
+            }
+            Op::Gated { gate, up, bias, feed } => {
+                let matrices = gate.into_iter().chain([up]).collect();
+                stages.push(Stage::Gated { matrices, bias, feed, normed });
+            }
+            Op::Logits { weight } => stages.push(Stage::Logits { weight, normed }),
         }
     }
-    Ok(stages)
+    stages
 }
 
 /// Where queries, keys, values and the end stand among a token's raw rows: each matrix is padded
 /// to whole tiles.
 pub fn raw_rows(spec: &Spec) -> [usize; 4] {
-    let q = (spec.heads * spec.head_dim).next_multiple_of(TILE);
-    let kv = (spec.kv_heads * spec.head_dim).next_multiple_of(TILE);
+    let [q, kv] = spec.head_rows().map(|rows| rows.next_multiple_of(TILE));
     [0, q, q + kv, q + 2 * kv]
 }
 
-/// Attention's shape without biases of its rows; `block` query heads a workgroup.
-pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_splits: usize) -> Attention {
+/// Positions that a layer's cache has: what it sees, and room so that a batch of tokens, and steps
+/// that turn out to be in vain, destroy nothing that is still needed.
+pub fn cached(spec: &Spec, layer: usize, context: usize) -> usize {
+    match spec.layers[layer].window {
+        Some(window) => context.min(window + ROOM),
+        None => context,
+    }
+}
+
+/// Positions of a ring beyond its window: a batch, and as many again to go back.
+pub const ROOM: usize = 128;
+
+/// Attention's shape in a layer, without what depends on its tensors; `block` query heads a workgroup.
+pub fn attention(
+    spec: &Spec,
+    layer: usize,
+    block: usize,
+    context: usize,
+    decode: bool,
+    max_splits: usize,
+) -> Attention {
+    let rope = spec.layers[layer].rope.map(|i| &spec.ropes[i]);
     Attention {
         heads: spec.heads,
         kv_heads: spec.kv_heads,
         head_dim: spec.head_dim,
-        rotated: spec.rope.dims,
-        pairing: spec.rope.pairing,
-        scale: 1.0 / (spec.head_dim as f32).sqrt(),
+        rotated: rope.map_or(0, |rope| rope.dims),
+        pairing: rope.map_or(Pairing::Halves, |rope| rope.pairing),
+        scale: spec.attention_scale,
         bias: false,
-        head_norms: spec.head_norms.then_some(spec.norm_eps),
-        context,
+        norms: spec.head_norms,
+        epsilon: spec.norm_eps,
+        sinks: spec.sinks,
+        cap: spec.attention_cap,
+        temperature: spec.temperature,
+        window: spec.layers[layer].window.filter(|window| *window < context),
+        context: cached(spec, layer, context),
+        ring: cached(spec, layer, context) < context,
         rows: raw_rows(spec),
         max_splits,
         decode,
@@ -124,27 +210,43 @@ pub fn attention(spec: &Spec, block: usize, context: usize, decode: bool, max_sp
 /// The most parts into which a token's keys are split.
 pub const MAX_SPLITS: usize = 64;
 
+/// How tokens choose experts.
+pub fn routing(spec: &Spec) -> Option<Routing> {
+    spec.experts.map(|e| Routing { count: e.count, used: e.used, normalised: e.normalised, scale: e.scale })
+}
+
 /// Attention's vectors: the biases of queries, keys and values as they stand beside the raw rows,
-/// if there are any, then the weights of the heads' norms.
-pub fn attention_vectors(
-    spec: &Spec,
-    weights: &Weights,
-    bias: &[Option<Vector>; 3],
-    norms: Option<&[Vector; 2]>,
-) -> Vec<f32> {
+/// if there are any, then the weights of the norms, then the sinks.
+pub fn attention_vectors(spec: &Spec, weights: &Weights, of: &Attends) -> Vec<f32> {
     let rows = raw_rows(spec);
-    let mut out = side_by_side(weights, bias, rows[3], |i| rows[i]).unwrap_or_default();
-    for norm in norms.into_iter().flatten() {
-        let end = out.len() + norm_row(norm.len);
-        out.extend(weights.floats(norm));
+    let mut out = side_by_side(weights, &of.bias, rows[3], |i| rows[i]).unwrap_or_default();
+    for vector in of.norms.iter().flatten().chain(&of.sinks) {
+        let end = out.len() + whole_vectors(vector.len);
+        out.extend(weights.floats(vector));
         out.resize(end, 0.0);
     }
     out
 }
 
-/// The biases of gate and up, each padded, one after the other, if there are any.
-pub fn gated_bias(spec: &Spec, weights: &Weights, bias: &[Option<Vector>; 2]) -> Option<Vec<f32>> {
-    side_by_side(weights, bias, 2 * padded(spec.ffn), |i| i * padded(spec.ffn))
+/// The biases of gate and up, one after the other, or of up alone, if there are any: those of each
+/// expert padded.
+pub fn gated_bias(weights: &Weights, matrices: &[Matrix], bias: &[Option<Vector>; 2]) -> Option<Vec<f32>> {
+    let up = matrices.last().filter(|_| bias.iter().any(Option::is_some))?;
+    let stride = padded(up.rows);
+    let mut out = Vec::new();
+    for bias in &bias[2 - matrices.len()..] {
+        match bias {
+            Some(bias) => out.extend(strided(&weights.floats(bias), up.rows, stride)),
+            None => out.resize(out.len() + up.experts * stride, 0.0),
+        }
+    }
+    Some(out)
+}
+
+/// Rows of `len` elements, each padded.
+pub fn strided(floats: &[f32], len: usize, stride: usize) -> Vec<f32> {
+    let padding = vec![0.0; stride - len];
+    floats.chunks(len).flat_map(|row| row.iter().chain(&padding).copied()).collect()
 }
 
 fn side_by_side(
@@ -163,6 +265,36 @@ fn side_by_side(
         }
     }
     Some(out)
+}
+
+/// A settling's kernel and the vectors that it reads.
+pub fn settle(
+    spec: &Spec,
+    weights: &Weights,
+    branch: bool,
+    (bias, after): (Option<&Vector>, Option<&Vector>),
+    norm: Option<&(Vector, Option<Vector>)>,
+) -> (Settle, Vectors) {
+    let floats = |vector: Option<&Vector>| vector.map(|v| weights.floats(v)).unwrap_or_default();
+    let norm_bias = norm.and_then(|n| n.1.as_ref());
+    let added = Added { bias: bias.is_some(), normed: after.is_some(), scale: spec.residual_scale };
+    let reads = match norm {
+        None => Reads::Stream,
+        Some(_) => Reads::Normed { mean: spec.block.norm == Norm::Layer, bias: norm_bias.is_some() },
+    };
+    let kernel = Settle {
+        width: spec.width,
+        branch: branch.then_some(added),
+        norm: reads,
+        epsilon: spec.norm_eps,
+    };
+    let vectors = Vectors {
+        branch_bias: floats(bias),
+        branch_norm: floats(after),
+        norm: floats(norm.map(|n| &n.0)),
+        norm_bias: floats(norm_bias),
+    };
+    (kernel, vectors)
 }
 
 /// Elements of a residual stream's buffer.

@@ -32,8 +32,40 @@ pub(super) struct Slice {
     buffer: usize,
     offset: u64,
     bytes: u64,
-    /// For each part: the matrix, and its rows.
+    /// For each part: the matrix, and its rows, of each expert.
     from: Rows,
+}
+
+/// Neighbouring rows of a file that stand together on the device too.
+struct Run<'a> {
+    slice: &'a Slice,
+    part: usize,
+    /// The matrix's first row, experts one after the other.
+    first: usize,
+    rows: usize,
+    /// Where they stand in the part.
+    to: usize,
+}
+
+impl Slice {
+    fn runs(&self) -> Vec<Run<'_>> {
+        let mut runs = Vec::new();
+        for (part, (matrix, rows)) in self.from.iter().enumerate() {
+            if rows.len() == matrix.rows && matrix.packed_rows(rows.len()) == matrix.all_rows() {
+                runs.push(Run { slice: self, part, first: 0, rows: matrix.all_rows(), to: 0 });
+                continue;
+            }
+            let stride = rows.len().next_multiple_of(TILE);
+            runs.extend((0..matrix.experts).map(|expert| Run {
+                slice: self,
+                part,
+                first: expert * matrix.rows + rows.start,
+                rows: rows.len(),
+                to: expert * stride,
+            }));
+        }
+        runs
+    }
 }
 
 /// Ranges of matrices' rows.
@@ -148,15 +180,15 @@ impl Store {
             }
         }
         let Weights::File(file) = weights else { return self.make_up(gpu, weights, progress) };
-        let mut jobs: Vec<(&Slice, usize)> =
-            self.stages.iter().flatten().flat_map(|s| (0..s.parts.len()).map(move |p| (s, p))).collect();
+        let mut runs: Vec<Run<'_>> = self.stages.iter().flatten().flat_map(Slice::runs).collect();
         // In the files' order, so that they are read as they lie on the disk.
-        jobs.sort_by_key(|(slice, p)| {
-            let (matrix, rows) = &slice.from[*p];
-            (file.tensor(&matrix.name).map(|t| (t.part, t.offset)), rows.start)
+        runs.sort_by_key(|run| {
+            let matrix = &run.slice.from[run.part].0;
+            (file.tensor(&matrix.name).map(|t| (t.part, t.offset)), matrix.first + run.first)
         });
-        let total: usize = jobs.iter().map(|(s, p)| s.from[*p].0.row_bytes() * s.from[*p].1.len()).sum();
-        let piece = jobs.iter().map(|(s, p)| TILE * s.from[*p].0.row_bytes()).max().unwrap_or(0).max(PIECE);
+        let row_bytes = |run: &Run<'_>| run.slice.from[run.part].0.row_bytes();
+        let total: usize = runs.iter().map(|run| row_bytes(run) * run.rows).sum();
+        let piece = runs.iter().map(|run| TILE * row_bytes(run)).max().unwrap_or(0).max(PIECE);
         let staging_usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let staging = [
             gpu.buffer("staging", piece as u64 + 16, staging_usage)?,
@@ -165,16 +197,16 @@ impl Store {
         let pipeline = gpu.pipeline(&pack::shader(gpu.form))?;
         let mut submitted: Vec<wgpu::SubmissionIndex> = Vec::new();
         let mut done = 0;
-        for (slice, p) in jobs {
-            let (matrix, rows) = &slice.from[p];
-            let part = &slice.parts[p];
+        for Run { slice, part, first, rows, to } in runs {
+            let matrix = &slice.from[part].0;
+            let part = &slice.parts[part];
             let step = piece / (TILE * matrix.row_bytes()).max(1) * TILE;
-            for start in (0..rows.len()).step_by(step) {
+            for start in (0..rows).step_by(step) {
                 if progress(done, total).is_break() {
                     return Err(Error::Interrupted);
                 }
-                let n = step.min(rows.len() - start);
-                let bytes = weights.rows(matrix, rows.start + start..rows.start + start + n);
+                let n = step.min(rows - start);
+                let bytes = weights.rows(matrix, first + start..first + start + n);
                 let turn = submitted.len();
                 let staged = &staging[turn % 2];
                 if turn >= 2 {
@@ -195,7 +227,7 @@ impl Store {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     pass.set_pipeline(&pipeline.pipeline);
                     pass.set_bind_group(0, &group, &[]);
-                    for args in pack::args(&part.layout, start, n, part.offset / 4) {
+                    for args in pack::args(&part.layout, to + start, n, part.offset / 4) {
                         pass.set_immediates(0, bytemuck::bytes_of(&args));
                         let [x, y, z] = args.grid();
                         pass.dispatch_workgroups(x, y, z);
@@ -235,7 +267,12 @@ impl Store {
                 let staged = gpu.buffer("staging", layout.bytes as u64, STORAGE)?;
                 gpu.queue.write_buffer(&staged, 0, &packed);
                 let to = slice.offset + part.offset as u64;
-                spread(&mut encoder, (&staged, &layout), (&self.buffers[slice.buffer], to, &part.layout));
+                let stride = rows.len().div_ceil(TILE);
+                for expert in 0..matrix.experts {
+                    let tiles = expert * stride..expert * stride + (rows.len() / TILE).max(1);
+                    let to = (&self.buffers[slice.buffer], to, &part.layout);
+                    spread(&mut encoder, (&staged, &layout), to, tiles);
+                }
             }
             let index = gpu.queue.submit([encoder.finish()]);
             gpu.wait(&index)?;
@@ -248,18 +285,18 @@ impl Store {
 /// Bytes of a random matrix that are its own.
 const MADE_UP: usize = 1 << 20;
 
-/// Copies a packed matrix of few tiles into the whole tiles of one of many, again and again. A
-/// plane has its tiles one after another.
+/// Copies a packed matrix of few tiles into a range of the tiles of one of many, again and again.
+/// A plane has its tiles one after another.
 pub(super) fn spread(
     encoder: &mut wgpu::CommandEncoder,
     (from, few): (&wgpu::Buffer, &Layout),
     (to, offset, many): (&wgpu::Buffer, u64, &Layout),
+    range: Range<usize>,
 ) {
     for ((plane, few_start), (_, many_start)) in few.planes.iter().zip(&many.planes) {
         let tile = (TILE * few.blocks * plane.count * plane.width) as u64;
-        let whole = (many.rows / TILE).max(1);
-        for first in (0..whole).step_by(few.tiles()) {
-            let tiles = few.tiles().min(whole - first) as u64;
+        for first in range.clone().step_by(few.tiles()) {
+            let tiles = few.tiles().min(range.end - first) as u64;
             let at = offset + *many_start as u64 + first as u64 * tile;
             encoder.copy_buffer_to_buffer(from, *few_start as u64, to, at, tiles * tile);
         }
@@ -268,7 +305,7 @@ pub(super) fn spread(
 
 /// The parts of a slice, and its bytes.
 fn side_by_side(from: &[(Matrix, Range<usize>)]) -> Result<(Vec<Part>, u64)> {
-    let made = from.iter().map(|(m, rows)| Ok((m.layout(rows.len())?, m.scale)));
+    let made = from.iter().map(|(m, rows)| Ok((m.layout(m.packed_rows(rows.len()))?, m.scale)));
     let (parts, bytes) = gemv::side_by_side(made.collect::<Result<Vec<_>>>()?);
     Ok((parts, bytes as u64))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::activation::capped;
 use super::source::Source;
 use super::vector::Activations;
 use super::{Form, Kv, Math, Shader, groups, u32};
@@ -16,6 +17,33 @@ pub enum Pairing {
     Neighbours,
     /// (i, i + dims / 2), as models are trained.
     Halves,
+}
+
+/// The RMS norms of queries and keys, before they are turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorms {
+    /// None.
+    None,
+    /// Of each head by itself, with one weight for all.
+    Each,
+    /// Of all heads together.
+    Whole,
+}
+
+/// Queries grow by the logarithm of the number of whole spans that lie behind them: times
+/// `1 + scale · ln(1 + ⌊position / span⌋)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// How much.
+    pub scale: f32,
+    /// Positions of a span.
+    pub span: usize,
+}
+
+impl Temperature {
+    fn of(self, position: usize) -> f32 {
+        1.0 + self.scale * (1.0 + (position / self.span) as f32).ln()
+    }
 }
 
 /// The shape of attention.
@@ -35,10 +63,24 @@ pub struct Attention {
     pub scale: f32,
     /// There are biases.
     pub bias: bool,
-    /// Query and key heads are normed before they are turned: the epsilon.
-    pub head_norms: Option<f32>,
+    /// The norms of queries and keys.
+    pub norms: HeadNorms,
+    /// Their epsilon.
+    pub epsilon: f32,
+    /// There are sinks: a score for each query head that takes its share of the softmax and has no
+    /// value.
+    pub sinks: bool,
+    /// Scores go through `cap · tanh(score / cap)`.
+    pub cap: Option<f32>,
+    /// Queries grow with their position.
+    pub temperature: Option<Temperature>,
+    /// The newest keys that a position sees, its own among them, if not all.
+    pub window: Option<usize>,
     /// Positions in the cache.
     pub context: usize,
+    /// There are fewer of them than a text may have: the cache is a ring, position `p` stands at
+    /// `p` modulo [`Attention::positions`].
+    pub ring: bool,
     /// Where queries, keys, values and the end stand in a token's raw rows.
     pub rows: [usize; 4],
     /// The most splits of a token's keys.
@@ -120,9 +162,35 @@ impl Attention {
     }
 
     /// There is a buffer of vectors: biases beside the raw rows, then the weights of the queries'
-    /// and of the keys' norm, each padded to [`norm_row`].
+    /// and of the keys' norm, then the sinks, each padded to whole vectors of four.
     pub fn has_vectors(&self) -> bool {
-        self.bias || self.head_norms.is_some()
+        self.bias || self.norms != HeadNorms::None || self.sinks
+    }
+
+    /// Elements of the norms' weights, of queries and of keys.
+    fn norm_lens(&self) -> [usize; 2] {
+        match self.norms {
+            HeadNorms::None => [0, 0],
+            HeadNorms::Each => [self.head_dim; 2],
+            HeadNorms::Whole => [self.heads * self.head_dim, self.kv_heads * self.head_dim],
+        }
+    }
+
+    /// Where among the vectors the norms' weights, of queries and of keys, and the sinks begin.
+    fn vector_starts(&self) -> [usize; 3] {
+        let q = if self.bias { self.rows[3] } else { 0 };
+        let [q_len, k_len] = self.norm_lens().map(whole_vectors);
+        [q, q + q_len, q + q_len + k_len]
+    }
+
+    /// Elements of the vectors.
+    pub fn vectors(&self) -> usize {
+        self.vector_starts()[2] + if self.sinks { whole_vectors(self.heads) } else { 0 }
+    }
+
+    /// The first key that a position sees.
+    pub fn first_key(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// Lanes of a workgroup.
@@ -180,8 +248,8 @@ impl Attention {
         let aligned = match self.pairing {
             Pairing::Neighbours => self.rotated.is_multiple_of(4),
             Pairing::Halves => self.rotated.is_multiple_of(8),
-        } && self.rotated > 0
-            && self.head_dim.is_multiple_of(8);
+        } && self.head_dim.is_multiple_of(8);
+        let starts = self.vector_starts();
         // There is never anything to merge.
         let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
         source
@@ -202,11 +270,23 @@ impl Attention {
             .set("KPL", keys)
             .set("AHEAD", self.knobs.values)
             .set("UV", vectors)
-            .set("Q_NORM", if self.bias { self.rows[3] } else { 0 })
-            .set("NORM_ROW", norm_row(self.head_dim))
+            .set("Q_NORM", starts[0])
+            .set("K_NORM", starts[1])
+            .set("SINKS_AT", starts[2])
             .set("HEAD_SQUARES", 2 * (block + 1))
-            .set_f32("HEAD_EPS", self.head_norms.unwrap_or(0.0))
-            .flag("HEAD_NORMS", self.head_norms.is_some())
+            .set_f32("HEAD_EPS", self.epsilon)
+            .set_f32("CAP", self.cap.unwrap_or(1.0))
+            .set_f32("GROWTH", self.temperature.map_or(0.0, |t| t.scale))
+            .set("SPAN", self.temperature.map_or(1, |t| t.span))
+            .set("WINDOW", self.window.unwrap_or(0))
+            .flag("HEAD_NORMS", self.norms != HeadNorms::None)
+            .flag("WHOLE_NORMS", self.norms == HeadNorms::Whole)
+            .flag("CAPPED", self.cap.is_some())
+            .flag("SINKS", self.sinks)
+            .flag("TEMPERED", self.temperature.is_some())
+            .flag("RING", self.ring)
+            .flag("WINDOWED", self.window.is_some())
+            .flag("TURNED", self.rotated > 0)
             .flag("VECTORS", self.has_vectors())
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
             .set("POOL", weights.div_ceil(4).max(sums).max(shares))
@@ -294,13 +374,14 @@ impl Attention {
     /// device, none with few keys.
     pub fn splits(&self, tokens: usize, keys: usize) -> usize {
         let wanted = LANES.div_ceil(self.knobs.threads * self.blocks() * tokens);
+        let keys = self.window.map_or(keys, |window| keys.min(window));
         wanted.min(keys.div_ceil(FEW_KEYS)).clamp(1, self.max_splits)
     }
 }
 
-/// Elements of a head norm's weight as it is stored: whole vectors.
-pub fn norm_row(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(4)
+/// Elements of a vector as it is stored.
+pub fn whole_vectors(len: usize) -> usize {
+    len.next_multiple_of(4)
 }
 
 /// Lanes of a workgroup of `attention_merge.wgsl`.
@@ -315,10 +396,19 @@ const FEW_KEYS: usize = 128;
 /// A layer's cache, on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
-    /// `(positions, kv heads * head size)`.
+    /// `(positions, kv heads * head size)`, as far as they have been written.
     pub keys: Vec<f32>,
     /// The same.
     pub values: Vec<f32>,
+}
+
+impl Cache {
+    /// Writes a slot's row.
+    fn write(rows: &mut Vec<f32>, slot: usize, row: impl ExactSizeIterator<Item = f32>) {
+        let (first, len) = (slot * row.len(), row.len());
+        rows.resize(rows.len().max(first + len), 0.0);
+        rows[first..first + len].iter_mut().zip(row).for_each(|(to, v)| *to = v);
+    }
 }
 
 /// Turns a head in place: the twin of `turned` in `kv.wgsl`. `turns` are the position's.
@@ -334,55 +424,71 @@ fn turn(head: &mut [f32], pairing: Pairing, turns: &[[f32; 2]]) {
 
 impl Attention {
     /// The first half of the twin: biases, norms and RoPE on a token's raw rows, in place, and its
-    /// key and value to the end of the cache. `vectors` is empty where there are none.
+    /// key and value to the cache. `vectors` is empty where there are none.
     pub fn twin_prologue(
         &self,
         kv: Kv,
         qkv: &mut [f32],
         vectors: &[f32],
         turns: &[[f32; 2]],
+        position: usize,
         cache: &mut Cache,
     ) {
-        let (biases, norms) = vectors.split_at(if self.bias { self.rows[3] } else { 0 });
-        qkv.iter_mut().zip(biases).for_each(|(v, b)| *v += b);
-        let d = self.head_dim;
-        for (i, heads) in [self.heads, self.kv_heads].into_iter().enumerate() {
-            for head in qkv[self.rows[i]..][..heads * d].chunks_exact_mut(d) {
-                if let Some(epsilon) = self.head_norms {
-                    let squares: f32 = head.iter().map(|v| v * v).sum();
-                    let factor = 1.0 / (squares / d as f32 + epsilon).sqrt();
-                    let weights = &norms[i * norm_row(d)..];
-                    head.iter_mut().zip(weights).for_each(|(v, w)| *v *= w * factor);
-                }
-                turn(head, self.pairing, turns);
-            }
+        if self.bias {
+            qkv.iter_mut().zip(&vectors[..self.rows[3]]).for_each(|(v, b)| *v += b);
         }
-        let len = self.kv_heads * d;
+        let (d, starts) = (self.head_dim, self.vector_starts());
+        for (i, heads) in [self.heads, self.kv_heads].into_iter().enumerate() {
+            let rows = &mut qkv[self.rows[i]..][..heads * d];
+            let unit = if self.norms == HeadNorms::Whole { heads * d } else { d };
+            if self.norms != HeadNorms::None {
+                for unit in rows.chunks_exact_mut(unit) {
+                    let squares: f32 = unit.iter().map(|v| v * v).sum();
+                    let factor = 1.0 / (squares / unit.len() as f32 + self.epsilon).sqrt();
+                    unit.iter_mut().zip(&vectors[starts[i]..]).for_each(|(v, w)| *v *= w * factor);
+                }
+            }
+            rows.chunks_exact_mut(d).for_each(|head| turn(head, self.pairing, turns));
+        }
+        if let Some(temperature) = self.temperature {
+            let growth = temperature.of(position);
+            qkv[..self.heads * d].iter_mut().for_each(|v| *v *= growth);
+        }
+        let (len, slot) = (self.kv_heads * d, position % self.positions());
         let rounded = |at: usize| qkv[at..at + len].iter().map(|v| kv.round(*v));
-        cache.keys.extend(rounded(self.rows[1]));
-        cache.values.extend(rounded(self.rows[2]));
+        Cache::write(&mut cache.keys, slot, rounded(self.rows[1]));
+        Cache::write(&mut cache.values, slot, rounded(self.rows[2]));
     }
 
-    /// The second half: one query head, turned, over the first `keys` positions.
-    pub fn twin_head(&self, head: usize, query: &[f32], cache: &Cache, keys: usize, out: &mut [f32]) {
+    /// The second half: one query head, ready, at its position.
+    pub fn twin_head(
+        &self,
+        head: usize,
+        query: &[f32],
+        vectors: &[f32],
+        cache: &Cache,
+        position: usize,
+        out: &mut [f32],
+    ) {
         let (d, stride) = (self.head_dim, self.kv_heads * self.head_dim);
         let at = head / (self.heads / self.kv_heads) * d;
-        let row = |rows: &'_ [f32], key: usize| -> std::ops::Range<usize> {
-            debug_assert!(rows.len() >= (key + 1) * stride);
-            key * stride + at..key * stride + at + d
+        let row = |key: usize| {
+            let first = key % self.positions() * stride + at;
+            first..first + d
         };
-        let mut scores: Vec<f32> = (0..keys)
-            .map(|k| super::gemv::dot(query, &cache.keys[row(&cache.keys, k)]) * self.scale)
-            .collect();
-        let top = scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-        let mut sum = 0.0;
+        let keys = self.first_key(position)..position + 1;
+        let score = |key| super::gemv::dot(query, &cache.keys[row(key)]) * self.scale;
+        let mut scores: Vec<f32> = keys.clone().map(|key| capped(score(key), self.cap)).collect();
+        let sink = self.sinks.then(|| vectors[self.vector_starts()[2] + head]);
+        let top = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = sink.map_or(0.0, |sink| (sink - top).exp());
         for s in &mut scores {
             *s = (*s - top).exp();
             sum += *s;
         }
         out.fill(0.0);
-        for (k, s) in scores.iter().enumerate() {
-            for (o, v) in out.iter_mut().zip(&cache.values[row(&cache.values, k)]) {
+        for (key, s) in keys.zip(&scores) {
+            for (o, v) in out.iter_mut().zip(&cache.values[row(key)]) {
                 *o += s * v;
             }
         }
@@ -390,12 +496,19 @@ impl Attention {
     }
 
     /// The whole twin for one token whose prologue has been done.
-    pub fn twin(&self, math: Math, qkv: &[f32], cache: &Cache, keys: usize) -> Activations {
+    pub fn twin(
+        &self,
+        math: Math,
+        qkv: &[f32],
+        vectors: &[f32],
+        cache: &Cache,
+        position: usize,
+    ) -> Activations {
         let d = self.head_dim;
         let mut out = vec![0.0; self.heads * d];
         for (head, out) in out.chunks_exact_mut(d).enumerate() {
             let at = self.rows[0] + head * d;
-            self.twin_head(head, &qkv[at..at + d], cache, keys, out);
+            self.twin_head(head, &qkv[at..at + d], vectors, cache, position, out);
         }
         Activations::from_values(math, &out)
     }

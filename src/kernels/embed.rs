@@ -16,6 +16,8 @@ pub struct Embed {
     pub first_row: usize,
     /// Rows of the whole table.
     pub vocab: usize,
+    /// Multiplies elements.
+    pub scale: f32,
 }
 
 /// The immediates of `embed.wgsl`.
@@ -41,6 +43,8 @@ impl Embed {
             .set("VOCAB", self.vocab)
             .set("ROW0", self.first_row)
             .set("ROWS", rows)
+            .set_f32("EMBEDDING_SCALE", self.scale)
+            .flag("EMBEDDING_SCALED", self.scale != 1.0)
             .set("LEVEL_BIAS", format_args!("{:.1}", f64::from(ty.levels().bias)))
             .set("STEP_CHUNKS", steps.chunks)
             .set("STEP_PARTS", steps.parts)
@@ -67,9 +71,10 @@ impl Embed {
 
 /// The twin: `row` is the token's row as in the file. Gives the residual stream, padded, and the
 /// activations.
-pub fn twin(math: Math, layout: &Layout, row: &[u8], norm: &[f32]) -> (Vec<f32>, Activations) {
+pub fn twin(math: Math, layout: &Layout, row: &[u8], scale: f32, norm: &[f32]) -> (Vec<f32>, Activations) {
     let mut x = vec![0.0; padded(layout.cols).max(CHUNK)];
     dequantize(layout.ty, row, &mut x[..layout.cols]);
+    x.iter_mut().for_each(|v| *v *= scale);
     let activations = Activations::from_residual(math, &x[..layout.cols], norm);
     (x, activations)
 }

@@ -5,7 +5,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::activation::Activation;
 use super::loops::steps;
+use super::route::Routing;
 use super::source::{Source, book_bytes};
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
@@ -58,35 +60,74 @@ pub fn book_words(types: impl IntoIterator<Item = Type>) -> Vec<u32> {
 pub enum Epilogue {
     /// Written as they are, one matrix after another, each padded to tiles.
     Raw,
-    /// Added to the residual stream, whose activations for the next norm are made.
-    Residual,
-    /// silu(first matrix) * second matrix, as activations.
-    Gated,
+    /// Added to the residual stream, times a factor; the stream's activations for its consumers are
+    /// made.
+    Residual {
+        /// The factor.
+        scale: f32,
+    },
+    /// The function of the first matrix times the second one; of one matrix alone. As activations.
+    Gated(Activation),
     /// Logits, and the best of each tile where T is 1.
     Logits {
         /// Rows of the whole matrix.
         vocab: usize,
+        /// Multiplies them.
+        scale: f32,
+        /// They go through `cap · tanh(logit / cap)` then.
+        cap: Option<f32>,
     },
 }
+
+/// Which of the experts' matrices, that stand one after the other in a part, each token takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    /// How they are chosen.
+    pub routing: Routing,
+    /// Elements of a token's scores, bound as [`SCORES`].
+    pub stride: usize,
+}
+
+/// What multiplies a gated product besides.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Take {
+    /// Nothing.
+    Whole,
+    /// It is done for each of the token's experts, times the expert's weight. `Residual` takes the sum
+    /// over the experts instead, which are weighted already.
+    Chosen(Chosen),
+    /// The sigmoid of a number among the scores.
+    Share {
+        /// Which one.
+        at: usize,
+        /// Elements of a token's scores.
+        stride: usize,
+    },
+}
+
+/// The binding of the router's scores, `(tokens, stride)`.
+pub const SCORES: u32 = 10;
 
 /// A product of one to three matrices over the same input with a batch of vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gemv {
-    /// One matrix; three (Q, K, V) for `Raw`; two of equal shape for `Gated`.
+    /// One matrix; up to three for `Raw`; two of equal shape for `Gated`, or one without gate.
     pub parts: Vec<Part>,
     /// What follows.
     pub epilogue: Epilogue,
+    /// Which of several experts.
+    pub take: Take,
     /// The first tile of the output that this dispatch computes: not 0 in the later dispatches of
     /// matrices that are split by rows.
     pub first_tile: usize,
-    /// Elements of a token's output, over all dispatches.
+    /// Elements of a token's output, over all dispatches; of an expert's.
     pub stride: usize,
-    /// The width and the epsilon of the norm before, if there is one.
+    /// The width and the epsilon of the norm before, if its factor is missing in the input.
     pub norm: Option<(usize, f32)>,
-    /// A bias is added: for `Residual` it stands behind the norm's weight, for `Gated` gate's and
-    /// up's are a binding of their own, each padded to the stride.
+    /// A bias is added: for `Residual` it stands behind the norm's weight, for the others it is a
+    /// binding of its own, gate's and up's each padded to the stride. Each expert has its own.
     pub bias: bool,
-    /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch.
+    /// Tokens of a workgroup: 1 to decode, a power of two up to 16 in a batch; 1 with experts.
     pub tokens: usize,
     /// What may be chosen without changing what is computed.
     pub knobs: Knobs,
@@ -123,34 +164,66 @@ pub struct Args {
 impl Gemv {
     /// What it computes, for people: `gated 16384x2048 Q4_K`.
     pub fn label(&self) -> String {
-        let what = match self.epilogue {
-            Epilogue::Raw => "qkv",
-            Epilogue::Residual => "residual",
-            Epilogue::Gated => "gated",
-            Epilogue::Logits { .. } => "logits",
+        let what = match (&self.epilogue, self.stride) {
+            (Epilogue::Raw, _) => "rows",
+            (Epilogue::Residual { .. }, _) => "residual",
+            (Epilogue::Gated(_), _) => "gated",
+            (Epilogue::Logits { .. }, _) => "logits",
         };
+        let of = self.chosen().map_or(String::new(), |c| format!("{} of ", c.routing.used));
         let rows: usize = self.parts.iter().map(|p| p.layout.rows).sum();
         let mut types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         types.dedup();
         let types: Vec<&str> = types.into_iter().map(Type::name).collect();
-        format!("{what} {rows}x{} {}", self.cols(), types.join("+"))
+        format!("{what} {of}{rows}x{} {}", self.cols(), types.join("+"))
+    }
+
+    /// Bytes of weights that a token reads.
+    pub fn bytes(&self) -> usize {
+        let all: usize = self.parts.iter().map(|p| p.layout.bytes).sum();
+        self.chosen().map_or(all, |c| all / c.routing.count * c.routing.used)
     }
 
     fn cols(&self) -> usize {
         self.parts[0].layout.cols
     }
 
-    /// Tiles of rows that a dispatch makes.
+    pub(super) fn chosen(&self) -> Option<&Chosen> {
+        match &self.take {
+            Take::Chosen(chosen) => Some(chosen),
+            _ => None,
+        }
+    }
+
+    /// Tiles of a part that belong to one expert.
+    pub(super) fn expert_tiles(&self, part: usize) -> usize {
+        self.parts[part].layout.tiles() / self.chosen().map_or(1, |c| c.routing.count)
+    }
+
+    pub(super) fn is_gated(&self) -> bool {
+        matches!(self.epilogue, Epilogue::Gated(_))
+    }
+
+    fn is_residual(&self) -> bool {
+        matches!(self.epilogue, Epilogue::Residual { .. })
+    }
+
+    /// Two matrices are combined row by row.
+    pub(super) fn is_paired(&self) -> bool {
+        self.is_gated() && self.parts.len() == 2
+    }
+
+    /// Tiles of rows that a dispatch makes, of an expert.
     pub(super) fn output_tiles(&self) -> usize {
-        match self.epilogue {
-            Epilogue::Gated => self.parts[0].layout.tiles(),
-            _ => self.parts.iter().map(|p| p.layout.tiles()).sum(),
+        match self.is_gated() {
+            true => self.expert_tiles(0),
+            false => (0..self.parts.len()).map(|i| self.expert_tiles(i)).sum(),
         }
     }
 
     /// Rows of a lane, one in each of as many tiles.
     fn lane_rows(&self) -> usize {
-        if self.epilogue == Epilogue::Gated { 2 * self.knobs.tiles } else { self.knobs.tiles }
+        if self.is_paired() { 2 * self.knobs.tiles } else { self.knobs.tiles }
     }
 
     /// Sums that a workgroup finishes, each of 16 rows.
@@ -162,7 +235,7 @@ impl Gemv {
     /// once, over the rows that share it, and no more registers than that takes.
     pub fn default_unroll(parts: &[Part], epilogue: &Epilogue, tiles: usize) -> usize {
         let shape = steps(parts[0].layout.ty);
-        let pairs = *epilogue == Epilogue::Gated && shape == steps(parts[1].layout.ty);
+        let pairs = matches!(epilogue, Epilogue::Gated(_)) && parts.get(1).is_some_and(|p| shape == steps(p.layout.ty));
         let rows = if pairs { 2 * tiles } else { tiles };
         (UNROLL / (rows * shape.chunks)).max(1)
     }
@@ -176,7 +249,8 @@ impl Gemv {
     pub fn shared_bytes(&self) -> usize {
         let sums = self.lane_rows() * self.tokens;
         let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
-        book_bytes(&types) + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
+        let routing = self.chosen().map_or(0, |c| 4 * (c.routing.count.next_multiple_of(4) + 2 * c.routing.used + 64));
+        book_bytes(&types) + routing + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.
@@ -187,19 +261,21 @@ impl Gemv {
                 && self.knobs.threads >= TILE * self.outs()
         );
         debug_assert!(
-            self.knobs.tiles == 1
-                || (self.tokens == 1 && (self.parts.len() == 1 || self.epilogue == Epilogue::Gated))
+            self.knobs.tiles == 1 || (self.tokens == 1 && (self.parts.len() == 1 || self.is_paired()))
         );
+        debug_assert!(self.tokens == 1 || self.chosen().is_none());
         let mut source = Source::new(form);
         let matrix = |i: usize| self.parts.get(i).unwrap_or(&self.parts[0]);
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
         let sums = self.lane_rows() * self.tokens;
-        let (vocab, best) = match self.epilogue {
-            Epilogue::Logits { vocab } => (vocab, self.tokens == 1),
-            _ => (0, false),
+        let (vocab, best, scale, cap) = match self.epilogue {
+            Epilogue::Logits { vocab, scale, cap } => (vocab, self.tokens == 1, scale, cap),
+            Epilogue::Residual { scale } => (0, false, scale, None),
+            _ => (0, false, 1.0, None),
         };
-        let (residual, gated) = (self.epilogue == Epilogue::Residual, self.epilogue == Epilogue::Gated);
+        let (residual, gated) = (self.is_residual(), self.is_gated());
         let body = self.body();
+        let tiles = |i: usize| if i < self.parts.len() { self.expert_tiles(i) } else { 0 };
         source
             .set("VARIABLES", body.variables)
             .set("FETCHES", body.fetches)
@@ -225,10 +301,14 @@ impl Gemv {
             .set_f32("SCALE0", matrix(0).scale)
             .set_f32("SCALE1", matrix(1).scale)
             .set_f32("SCALE2", matrix(2).scale)
-            .set("TILES0", matrix(0).layout.tiles())
-            .set("TILES01", matrix(0).layout.tiles() + matrix(1).layout.tiles())
+            .set("TILES0", tiles(0))
+            .set("TILES01", tiles(0) + tiles(1))
             .set_f32("WIDTH", width as f32)
             .set_f32("EPS", epsilon)
+            .set_f32("FACTOR", scale)
+            .set_f32("CAP", cap.unwrap_or(1.0))
+            .flag("FACTORED", scale != 1.0)
+            .flag("CAPPED", cap.is_some())
             .flag("ARGS", self.has_args())
             .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
@@ -237,31 +317,68 @@ impl Gemv {
             .flag("RAW", self.epilogue == Epilogue::Raw)
             .flag("RESIDUAL", residual)
             .flag("GATED", gated)
+            .flag("PAIRED_ROWS", self.is_paired())
             .flag("LOGITS", matches!(self.epilogue, Epilogue::Logits { .. }))
             .flag("EMITS", residual || gated)
             .flag("GROUPED", residual || gated || best);
+        if let Epilogue::Gated(activation) = self.epilogue {
+            source.flag(activation.flag(), true);
+        }
+        self.set_take(&mut source);
         let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         source.set_blocks(&types, true);
         let outputs: &[bool] = match self.epilogue {
+            Epilogue::Raw if self.bias => &[true, false],
             Epilogue::Raw => &[true],
             Epilogue::Logits { .. } if !best => &[true],
             Epilogue::Logits { .. } => &[true, true],
-            Epilogue::Residual => &[true, true, true, true, false],
-            Epilogue::Gated if self.bias => &[true, true, false],
-            Epilogue::Gated => &[true, true],
+            Epilogue::Residual { .. } => &[true, true, true, true, false],
+            Epilogue::Gated(_) if self.bias => &[true, true, false],
+            Epilogue::Gated(_) => &[true, true],
         };
         let mut bindings: Vec<_> =
             [false; 4].iter().chain(outputs).enumerate().map(|(i, w)| (u32(i), *w)).collect();
         if self.norm.is_some() {
             bindings.push((9, false));
         }
+        if self.take != Take::Whole {
+            bindings.push((SCORES, false));
+        }
         let immediates = if self.has_args() { 8 } else { 0 };
         Shader { name: "gemv", source: source.build("gemv.wgsl"), bindings, immediates }
     }
 
+    /// What the shader needs to know of experts.
+    fn set_take(&self, source: &mut Source) {
+        let (stride, share) = match &self.take {
+            Take::Whole => (0, 0),
+            Take::Chosen(chosen) => (chosen.stride, 0),
+            Take::Share { at, stride } => (*stride, *at),
+        };
+        let routing = self.chosen().map(|c| c.routing);
+        let count = routing.map_or(1, |r| r.count);
+        source
+            .set("EXPERTS", count)
+            .set("EXPERT_VECTORS", count.div_ceil(4))
+            .set("USED", routing.map_or(1, |r| r.used))
+            .set("SCORE_STRIDE", stride)
+            .set("SHARE_AT", share)
+            .set("EXPERT_TILES0", self.expert_tiles(0))
+            .set_f32("ROUTING_SCALE", routing.map_or(1.0, |r| r.scale))
+            .flag("NORMALISED", routing.is_some_and(|r| r.normalised))
+            .flag("CHOSEN", routing.is_some())
+            .flag("CHOSEN_HIDDEN", routing.is_some() && self.is_gated())
+            .flag("SHARE", matches!(self.take, Take::Share { .. }))
+            .flag("SCORED", self.take != Take::Whole);
+    }
+
     /// The grid for so many tokens.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), 1]
+        let slots = match self.chosen() {
+            Some(chosen) if self.is_gated() => u32(chosen.routing.used),
+            _ => 1,
+        };
+        [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), slots]
     }
 
     /// Groups of a token's input.
@@ -313,11 +430,6 @@ pub fn row_product(math: Math, ty: Type, row: &[u8], x: &Activations, scratch: &
             sum
         }
     }
-}
-
-/// silu(gate) * up.
-pub fn silu_gate(gate: f32, up: f32) -> f32 {
-    gate / (1.0 + (-gate).exp()) * up
 }
 
 /// The dot product of two slices of equal length, in F32 with sixteen running sums.

@@ -45,6 +45,11 @@ struct Lane {
 /// A lane's way along the rows of a set.
 struct Walk<'a> {
     set: &'a Set,
+    /// The row goes on with that of the token's next expert, so many times in all; the tiles of an
+    /// expert.
+    experts: Option<(usize, usize)>,
+    /// Steps of one row.
+    of_row: usize,
     /// Slices of a row: lanes that share it.
     slices: usize,
     /// Tokens whose activations it meets.
@@ -80,9 +85,14 @@ impl Gemv {
         let unit = steps(self.parts[0].layout.ty).chunks;
         let sets = self.sets();
         for (n, set) in sets.iter().enumerate() {
-            let walk = Walk { set, slices, tokens: self.tokens };
-            let chunks = walk.steps().chunks;
-            let count = self.parts[0].layout.chunks() / chunks;
+            let chunks = steps(set.rows[0].ty).chunks;
+            let of_row = self.parts[0].layout.chunks() / chunks;
+            let experts = match self.chosen() {
+                Some(chosen) if !self.is_gated() => Some((chosen.routing.used, self.expert_tiles(0))),
+                _ => None,
+            };
+            let walk = Walk { set, experts, of_row, slices, tokens: self.tokens };
+            let count = of_row * experts.map_or(1, |e| e.0);
             let unroll = (unroll * unit / chunks).max(1);
             let whole = count / slices;
             // Weights of several types at once would take too many registers.
@@ -110,9 +120,11 @@ impl Gemv {
         let last = self.output_tiles() - 1;
         let tiles = self.knobs.tiles;
         let of = |i: usize| -> Vec<Lane> {
+            // A gated product is of one expert.
+            let expert = if self.is_gated() && self.chosen().is_some() { "expert_tile + " } else { "" };
             let tile = |r: usize| match r {
-                0 => "tile".to_owned(),
-                _ => format!("min(tile + {r}u, {last}u)"),
+                0 => format!("({expert}tile)"),
+                _ => format!("({expert}min(tile + {r}u, {last}u))"),
             };
             let lane = |r: usize| Lane { matrix: format!("M{i}"), ty: parts[i].layout.ty, tile: tile(r) };
             (0..tiles).map(lane).collect()
@@ -120,28 +132,36 @@ impl Gemv {
         let always = |rows: Vec<Lane>, first: usize| Set { condition: None, rows, first };
         match self.epilogue {
             // What covers the same elements in its steps shares the activations.
-            Epilogue::Gated if steps(parts[0].layout.ty) == steps(parts[1].layout.ty) => {
+            Epilogue::Gated(_) if !self.is_paired() => vec![always(of(0), 0)],
+            Epilogue::Gated(_) if steps(parts[0].layout.ty) == steps(parts[1].layout.ty) => {
                 vec![always(of(0).into_iter().chain(of(1)).collect(), 0)]
             }
-            Epilogue::Gated => vec![always(of(0), 0), always(of(1), tiles)],
-            Epilogue::Raw if parts.len() == 3 => self.sets_of_three(),
+            Epilogue::Gated(_) => vec![always(of(0), 0), always(of(1), tiles)],
+            Epilogue::Raw if parts.len() > 1 => self.sets_of_several(),
             _ => vec![always(of(0), 0)],
         }
     }
 
     /// Matrices of one type walk alike: which it is only shifts where it begins. So there is one
     /// piece of code for each type.
-    fn sets_of_three(&self) -> Vec<Set> {
-        let tiles: Vec<usize> = self.parts.iter().map(|p| p.layout.tiles()).collect();
-        let starts = [0, tiles[0], tiles[0] + tiles[1]];
-        let [_, k, v] = starts;
-        let inside =
-            [format!("tile < {k}u"), format!("tile >= {k}u && tile < {v}u"), format!("tile >= {v}u")];
+    fn sets_of_several(&self) -> Vec<Set> {
+        let mut starts = vec![0];
+        for part in &self.parts {
+            starts.push(starts[starts.len() - 1] + part.layout.tiles());
+        }
+        let parts = self.parts.len();
+        let inside: Vec<String> = (0..parts)
+            .map(|i| match i {
+                0 => format!("tile < {}u", starts[1]),
+                i if i + 1 == parts => format!("tile >= {}u", starts[i]),
+                i => format!("tile >= {}u && tile < {}u", starts[i], starts[i + 1]),
+            })
+            .collect();
         let mut types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         types.sort();
         types.dedup();
         let set = |ty: &Type| {
-            let of: Vec<usize> = (0..3).filter(|i| self.parts[*i].layout.ty == *ty).collect();
+            let of: Vec<usize> = (0..parts).filter(|i| self.parts[*i].layout.ty == *ty).collect();
             let choose = |text: &dyn Fn(usize) -> String| {
                 let others = of.iter().skip(1).filter(|i| text(**i) != text(of[0]));
                 others
@@ -246,17 +266,25 @@ impl Walk<'_> {
     /// Names the block and the part of it that is step `at` of a row, the turn's `s`-th.
     fn place(&self, s: usize, at: &str) -> String {
         // Where the slices are whole blocks, a lane's part of its blocks is always the same.
+        let (at, slot) = match self.experts {
+            Some(_) => (format!("(({at}) % {}u)", self.of_row), format!("let slot{s} = ({at}) / {}u; ", self.of_row)),
+            None => (at.to_owned(), String::new()),
+        };
         let (block, part) = match self.steps().parts {
-            1 => (at.to_owned(), "0u".to_owned()),
+            1 => (at, "0u".to_owned()),
             p if self.slices.is_multiple_of(p) => (format!("({at}) / {p}u"), format!("slice % {p}u")),
             p => (format!("({at}) / {p}u"), format!("({at}) % {p}u")),
         };
-        format!("    let block{s} = {block}; let part{s} = {part};\n")
+        format!("    {slot}let block{s} = {block}; let part{s} = {part};\n")
     }
 
     /// The WGSL expression that asks for the turn's `s`-th step of row `r`.
     fn fetch(&self, s: usize, r: usize) -> String {
         let Lane { matrix, ty, tile } = &self.set.rows[r];
+        let tile = match self.experts {
+            Some((_, tiles)) => format!("({tile} + chosen[slot{s}] * {tiles}u)"),
+            None => tile.clone(),
+        };
         format!("fetch_{}({matrix}, {tile}, row, block{s}, part{s})", wgsl_name(*ty))
     }
 
@@ -286,7 +314,13 @@ impl Walk<'_> {
                 self.set.rows.iter().enumerate().map(add).collect()
             };
             out += &match self.tokens {
-                1 => format!("    {{ let x = load_x(token, {chunk});{} }}\n", sums(&|r| format!("{r}u"))),
+                1 => {
+                    let token = match self.experts {
+                        Some((used, _)) => format!("token * {used}u + slot{s}"),
+                        None => "token".to_owned(),
+                    };
+                    format!("    {{ let x = load_x({token}, {chunk});{} }}\n", sums(&|r| format!("{r}u")))
+                }
                 t => format!(
                     "    for (var t = 0u; t < T; t++) {{ let x = load_x(token + t, {chunk});{} }}\n",
                     sums(&|r| format!("{}u + t", r * t))

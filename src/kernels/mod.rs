@@ -5,14 +5,17 @@
 //! Rust over slices, with the rounding of the arithmetic that it is asked for; `--device cpu` is
 //! the set of twins.
 
+pub mod activation;
 pub mod attention;
 pub mod embed;
 pub mod gemv;
 pub mod loops;
 pub mod pack;
 pub mod probe;
+pub mod route;
 pub mod sample;
 pub mod select;
+pub mod settle;
 mod source;
 pub mod vector;
 

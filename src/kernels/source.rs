@@ -19,6 +19,7 @@ macro_rules! shaders {
 }
 
 shaders![
+    "activation.wgsl",
     "attention.wgsl",
     "attention_merge.wgsl",
     "book_iq4.wgsl",
@@ -34,8 +35,10 @@ shaders![
     "pack.wgsl",
     "probe.wgsl",
     "product.wgsl",
+    "route.wgsl",
     "sample.wgsl",
     "select.wgsl",
+    "settle.wgsl",
     "types.wgsl",
     "blocks/f32.wgsl",
     "blocks/f16.wgsl",

@@ -16,11 +16,18 @@ pub enum Ftype {
     Q4KM,
     /// llama-quantize's Q5_K_M.
     Q5KM,
+    /// llama-quantize's MXFP4_MOE: experts in 4 bits, everything else in 8.
+    Mxfp4Moe,
 }
 
 /// The mixtures by name.
-const MIXTURES: [(&str, Ftype); 4] =
-    [("Q4_0", Ftype::Q4_0), ("Q3_K_M", Ftype::Q3KM), ("Q4_K_M", Ftype::Q4KM), ("Q5_K_M", Ftype::Q5KM)];
+const MIXTURES: [(&str, Ftype); 5] = [
+    ("Q4_0", Ftype::Q4_0),
+    ("Q3_K_M", Ftype::Q3KM),
+    ("Q4_K_M", Ftype::Q4KM),
+    ("Q5_K_M", Ftype::Q5KM),
+    ("MXFP4_MOE", Ftype::Mxfp4Moe),
+];
 
 impl Ftype {
     /// By name, in any case.
@@ -51,6 +58,7 @@ impl Ftype {
             Ftype::Q3KM => 12,
             Ftype::Q4KM => 15,
             Ftype::Q5KM => 17,
+            Ftype::Mxfp4Moe => 38,
             Ftype::All(ty) => match ty {
                 Type::F32 => 0,
                 Type::F16 => 1,
@@ -75,7 +83,6 @@ impl Ftype {
                 Type::BF16 => 32,
                 Type::TQ1_0 => 36,
                 Type::TQ2_0 => 37,
-                Type::MXFP4 => 38,
                 Type::NVFP4 => 39,
                 Type::Q1_0 => 40,
                 _ => return None,
@@ -86,10 +93,13 @@ impl Ftype {
     /// The type of a matrix whose rows have `cols` elements. `part` is its name within the layer;
     /// `head` is the output matrix, whatever its name.
     pub(super) fn ty(self, part: &str, head: bool, layer: usize, layers: usize, cols: usize) -> Type {
-        let (value, down) = (part == "attn_v.weight", part == "ffn_down.weight");
+        // One tensor of all rows counts as the queries' do.
+        let (value, down) = (part == "attn_v.weight", part.starts_with("ffn_down"));
         let more = head || ((value || down) && more_bits(layer, layers));
         let ty = match self {
             Ftype::All(ty) => ty,
+            Ftype::Mxfp4Moe if part.contains("_exps") => Type::MXFP4,
+            Ftype::Mxfp4Moe => Type::Q8_0,
             Ftype::Q4_0 if head => Type::Q6_K,
             Ftype::Q4_0 => Type::Q4_0,
             Ftype::Q3KM if head => Type::Q6_K,

@@ -78,6 +78,51 @@ impl<'a> Keys<'a> {
         if self.get(key).is_none() { Ok(default) } else { self.f32(key) }
     }
 
+    /// As [`Keys::size_or`], where 0 has a meaning.
+    pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        match self.get(key).and_then(|v| v.as_u64()) {
+            Some(0) => Ok(0),
+            _ => self.size_or(key, default),
+        }
+    }
+
+    /// One flag for each of `len` layers, where the key has an array.
+    pub(super) fn flags(&self, key: &str, len: usize) -> Result<Option<Vec<bool>>> {
+        let Some(Value::Array(array)) = self.get(key) else { return Ok(None) };
+        let flag = |v: Value<'_>| v.as_bool().or_else(|| v.as_u64().map(|n| n != 0));
+        let flags = array.scalars().and_then(|all| all.map(flag).collect::<Option<Vec<bool>>>());
+        match flags {
+            Some(flags) if flags.len() == len => Ok(Some(flags)),
+            Some(flags) => Err(self.bad(key, format!("{} flags for {len} layers", flags.len()))),
+            None => Err(self.bad(key, "must be an integer or an array of bools")),
+        }
+    }
+
+    /// A bool, with a default where the key is missing.
+    pub(super) fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(Value::Bool(b)) => Ok(b),
+            Some(v) => Err(self.bad(key, format!("must be a bool, not {}", v.ty()))),
+        }
+    }
+
+    /// A finite number of either sign, with a default where the key is missing.
+    pub(super) fn scale(&self, key: &str, default: f32) -> Result<f32> {
+        match self.f32_or(key, default)? {
+            value if value.is_finite() => Ok(value),
+            value => Err(self.bad(key, format!("{value} is no sensible number"))),
+        }
+    }
+
+    /// A finite number above 0, with a default where the key is missing.
+    pub(super) fn positive_or(&self, key: &str, default: f32) -> Result<f32> {
+        match self.scale(key, default)? {
+            value if value > 0.0 => Ok(value),
+            value => Err(self.bad(key, format!("{value} is no sensible number"))),
+        }
+    }
+
     /// A string, with a default where the key is missing.
     pub(super) fn str_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
         match self.get(key) {

@@ -11,10 +11,13 @@ mod synthetic;
 mod weights;
 
 pub use ftype::Ftype;
-pub use plan::{Op, Plan};
+pub use plan::{Branch, Feed, Op, Plan};
 pub(crate) use random::Random;
-pub use spec::{Activation, Pairing, Rope, Scaling, Spec};
-pub use synthetic::Synthetic;
+pub use rope::Factors;
+pub use spec::{
+    Activation, Block, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec, Temperature,
+};
+pub use synthetic::{Key, Synthetic};
 pub(crate) use synthetic::random_rows;
 pub use weights::{Matrix, Vector, Weights};
 

@@ -1,28 +1,56 @@
 //! A model as a list of logical operations over named tensors.
 //!
-//! The operations act on a residual stream `x` and on a current vector, which each of them
-//! reads and replaces. How they are fused into stages is the engine's matter (`lower`).
+//! The operations act on a residual stream `x` and on vectors beside it: what the branches read
+//! (the stream, normed or as it is), and what each has made. How they are fused into stages is the
+//! engine's matter (`lower`).
 
 use std::collections::HashSet;
 
-use super::spec::Spec;
+use super::rope::{self, Factors};
+use super::spec::{HeadNorms, Spec};
 use super::weights::{Matrix, Vector, Weights, scale_of};
 use crate::{Error, Result};
+
+/// Which feed-forward layer, where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// The one that every token takes.
+    Dense,
+    /// The experts that the router has chosen for the token.
+    Chosen,
+    /// The expert that every token takes beside them, times the sigmoid of its gate if there is one.
+    Shared {
+        /// The router's product has a row for the gate.
+        gated: bool,
+    },
+}
+
+/// What a branch adds to the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Branch {
+    /// What attention has made.
+    Attention,
+    /// What a feed-forward layer has made between its matrices.
+    Hidden(Feed),
+}
 
 /// A logical operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `x` = the token's row of the table.
+    /// `x` = the token's row of the table, scaled.
     Embed {
         /// `(vocab, width)`.
         table: Matrix,
     },
-    /// current = RMS norm of `x`, times the weight.
+    /// What the operations read up to the next change of `x` is its norm, times the weight, plus
+    /// the bias. Without this it is `x` itself.
     Norm {
         /// `(width)`.
         weight: Vector,
+        /// `(width)`.
+        bias: Option<Vector>,
     },
-    /// current = raw query, key and value rows, one after another.
+    /// Raw query, key and value rows.
     Qkv {
         /// `(heads * head_dim, width)`.
         q: Matrix,
@@ -37,26 +65,43 @@ pub enum Op {
         layer: usize,
         /// Biases of queries, keys and values; absent ones are zero.
         bias: [Option<Vector>; 3],
-        /// Weights of the norms of query and key heads, `(head_dim)` each.
+        /// Weights of the norms of queries and keys: of a head or of all, as the spec says.
         norms: Option<[Vector; 2]>,
+        /// `(heads)`: the score of each head's sink.
+        sinks: Option<Vector>,
     },
-    /// `x` += weight · current + bias.
-    Residual {
-        /// `(width, ...)`.
-        weight: Matrix,
-        /// `(width)`.
+    /// The scores of the experts, and the gate of the shared one.
+    Route {
+        /// `(experts, width)`.
+        router: Matrix,
+        /// `(experts)`.
         bias: Option<Vector>,
+        /// `(1, width)`.
+        gate: Option<Matrix>,
     },
-    /// current = activation(gate · current + bias) * (up · current + bias).
+    /// activation(gate · read + bias) * (up · read + bias); without a gate activation(up · read + bias).
     Gated {
-        /// `(ffn, width)`.
-        gate: Matrix,
-        /// `(ffn, width)`.
+        /// `(ffn, width)`, of each expert if there are several.
+        gate: Option<Matrix>,
+        /// The same.
         up: Matrix,
-        /// `(ffn)` each; absent ones are zero.
+        /// `(ffn)` each, of each expert; absent ones are zero.
         bias: [Option<Vector>; 2],
+        /// Which layer it is.
+        feed: Feed,
     },
-    /// logits = weight · current.
+    /// `x` += norm(weight · made + bias), scaled. Of experts the weighted sum.
+    Residual {
+        /// `(width, ...)`, of each expert if there are several.
+        weight: Matrix,
+        /// `(width)`, of each expert.
+        bias: Option<Vector>,
+        /// The weight of the norm, if there is one: `(width)`.
+        norm: Option<Vector>,
+        /// What was made.
+        branch: Branch,
+    },
+    /// logits = weight · read, scaled and capped.
     Logits {
         /// `(vocab, width)`.
         weight: Matrix,
@@ -70,8 +115,218 @@ pub struct Plan {
     pub spec: Spec,
     /// The operations of a step, in order.
     pub ops: Vec<Op>,
-    /// RoPE's divisor per pair, where the model has one (Llama 3).
-    pub rope_factors: Option<Vec<f32>>,
+    /// RoPE's divisors per pair.
+    pub factors: Factors,
+}
+
+/// Tensors of one layer by the names that converters give them.
+struct Of<'a> {
+    weights: &'a Weights,
+    layer: usize,
+}
+
+impl Of<'_> {
+    fn name(&self, part: &str) -> String {
+        format!("blk.{}.{part}", self.layer)
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.weights.tensor(&self.name(part)).is_some()
+    }
+
+    fn matrix(&self, part: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        self.weights.matrix(&self.name(part), rows, cols)
+    }
+
+    fn vector(&self, part: &str, len: usize) -> Result<Vector> {
+        self.weights.vector(&self.name(part), len)
+    }
+
+    /// A vector that may be absent.
+    fn maybe(&self, part: &str, len: usize) -> Result<Option<Vector>> {
+        if self.has(part) { self.vector(part, len).map(Some) } else { Ok(None) }
+    }
+
+    /// A vector of each expert that may be absent.
+    fn of_experts(&self, part: &str, len: usize, experts: usize) -> Result<Option<Vector>> {
+        match self.has(part) {
+            true => self.weights.vector_of(&self.name(part), &[len, experts]).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn norm(&self, part: &str, width: usize) -> Result<Op> {
+        let weight = self.vector(&format!("{part}.weight"), width)?;
+        Ok(Op::Norm { weight, bias: self.maybe(&format!("{part}.bias"), width)? })
+    }
+
+    /// Query, key and value rows with their biases, from tensors of their own or from one of all.
+    fn qkv(&self, spec: &Spec) -> Result<([Matrix; 3], [Option<Vector>; 3])> {
+        let [q, kv] = spec.head_rows();
+        if !self.has("attn_qkv.weight") {
+            let matrix = |part: &str, rows| self.matrix(&format!("{part}.weight"), rows, spec.width);
+            let bias = |part: &str, rows| self.maybe(&format!("{part}.bias"), rows);
+            return Ok((
+                [matrix("attn_q", q)?, matrix("attn_k", kv)?, matrix("attn_v", kv)?],
+                [bias("attn_q", q)?, bias("attn_k", kv)?, bias("attn_v", kv)?],
+            ));
+        }
+        let all = q + 2 * kv;
+        let ranges = [0..q, q..q + kv, q + kv..all];
+        let name = self.name("attn_qkv.weight");
+        let part = |i: usize| self.weights.part(&name, ranges[i].clone(), all, spec.width);
+        let whole = self.maybe("attn_qkv.bias", all)?;
+        let bias = |i: usize| {
+            whole.clone().map(|bias| Vector { first: ranges[i].start, len: ranges[i].len(), ..bias })
+        };
+        Ok(([part(0)?, part(1)?, part(2)?], [bias(0), bias(1), bias(2)]))
+    }
+
+    fn attention(&self, spec: &Spec, ops: &mut Vec<Op>) -> Result<()> {
+        let [q_rows, kv_rows] = spec.head_rows();
+        let ([q, k, v], bias) = self.qkv(spec)?;
+        ops.push(Op::Qkv { q, k, v });
+        let norms = |q: usize, k: usize| -> Result<_> {
+            Ok(Some([self.vector("attn_q_norm.weight", q)?, self.vector("attn_k_norm.weight", k)?]))
+        };
+        let norms = match spec.head_norms {
+            HeadNorms::None => None,
+            HeadNorms::Each => norms(spec.head_dim, spec.head_dim)?,
+            HeadNorms::Whole => norms(q_rows, kv_rows)?,
+        };
+        let sinks = match spec.sinks {
+            true => Some(self.vector("attn_sinks.weight", spec.heads)?),
+            false => None,
+        };
+        ops.push(Op::Attend { layer: self.layer, bias, norms, sinks });
+        Ok(())
+    }
+
+    /// The products of attention's output.
+    fn output(&self, spec: &Spec) -> Result<Op> {
+        Ok(Op::Residual {
+            weight: self.matrix("attn_output.weight", spec.width, spec.head_rows()[0])?,
+            bias: self.maybe("attn_output.bias", spec.width)?,
+            norm: self.after(spec, "post_attention_norm.weight")?,
+            branch: Branch::Attention,
+        })
+    }
+
+    /// The norm behind a branch, where the spec has them.
+    fn after(&self, spec: &Spec, part: &str) -> Result<Option<Vector>> {
+        if spec.block.after { self.vector(part, spec.width).map(Some) } else { Ok(None) }
+    }
+
+    /// Gate and up of a feed-forward layer without experts; `end` is what its tensors' names end
+    /// with. Both may be one tensor.
+    fn gated(&self, spec: &Spec, end: &str, ffn: usize, feed: Feed) -> Result<Op> {
+        let (gate_name, up_name) = (format!("ffn_gate{end}"), format!("ffn_up{end}"));
+        let (gate_weight, up_weight) = (format!("{gate_name}.weight"), format!("{up_name}.weight"));
+        let biases = |gate: Option<Vector>, up: Option<Vector>| [gate, up];
+        if !spec.gated {
+            let bias = biases(None, self.maybe(&format!("{up_name}.bias"), ffn)?);
+            return Ok(Op::Gated { gate: None, up: self.matrix(&up_weight, ffn, spec.width)?, bias, feed });
+        }
+        if self.has(&gate_weight) {
+            let bias = |name: &str| self.maybe(&format!("{name}.bias"), ffn);
+            return Ok(Op::Gated {
+                gate: Some(self.matrix(&gate_weight, ffn, spec.width)?),
+                up: self.matrix(&up_weight, ffn, spec.width)?,
+                bias: biases(bias(&gate_name)?, bias(&up_name)?),
+                feed,
+            });
+        }
+        let name = self.name(&up_weight);
+        let part = |rows| self.weights.part(&name, rows, 2 * ffn, spec.width);
+        let whole = self.maybe(&format!("{up_name}.bias"), 2 * ffn)?;
+        let bias = |first| whole.clone().map(|bias| Vector { first, len: ffn, ..bias });
+        Ok(Op::Gated {
+            gate: Some(part(0..ffn)?),
+            up: part(ffn..2 * ffn)?,
+            bias: biases(bias(0), bias(ffn)),
+            feed,
+        })
+    }
+
+    /// The operations that make what lies between the feed-forward branch's matrices, and those that
+    /// add what comes of it to the stream.
+    fn feed_forward(&self, spec: &Spec) -> Result<(Vec<Op>, Vec<Op>)> {
+        let width = spec.width;
+        let norm = self.after(spec, "post_ffw_norm.weight")?;
+        let Some(experts) = spec.experts else {
+            let weight = self.matrix("ffn_down.weight", width, spec.ffn)?;
+            let bias = self.maybe("ffn_down.bias", width)?;
+            let branch = Branch::Hidden(Feed::Dense);
+            return Ok((
+                vec![self.gated(spec, "", spec.ffn, Feed::Dense)?],
+                vec![Op::Residual { weight, bias, norm, branch }],
+            ));
+        };
+        if norm.is_some() {
+            return Err(Error::Unsupported(format!(
+                "architecture {}: a norm behind experts is not supported",
+                spec.architecture
+            )));
+        }
+        let gate = match experts.shared.is_some() && self.has("ffn_gate_inp_shexp.weight") {
+            true => Some(self.matrix("ffn_gate_inp_shexp.weight", 1, width)?),
+            false => None,
+        };
+        let gated = gate.is_some();
+        let count = experts.count;
+        let matrix = |part: &str, rows, cols| self.weights.experts(&self.name(part), count, rows, cols);
+        let bias = |part: &str, len| self.of_experts(part, len, count);
+        let mut makes = vec![
+            Op::Route {
+                router: self.matrix("ffn_gate_inp.weight", count, width)?,
+                bias: self.maybe("ffn_gate_inp.bias", count)?,
+                gate,
+            },
+            Op::Gated {
+                gate: Some(matrix("ffn_gate_exps.weight", experts.ffn, width)?),
+                up: matrix("ffn_up_exps.weight", experts.ffn, width)?,
+                bias: [bias("ffn_gate_exps.bias", experts.ffn)?, bias("ffn_up_exps.bias", experts.ffn)?],
+                feed: Feed::Chosen,
+            },
+        ];
+        let mut adds = vec![Op::Residual {
+            weight: matrix("ffn_down_exps.weight", width, experts.ffn)?,
+            bias: bias("ffn_down_exps.bias", width)?,
+            norm: None,
+            branch: Branch::Hidden(Feed::Chosen),
+        }];
+        if let Some(ffn) = experts.shared {
+            let feed = Feed::Shared { gated };
+            makes.push(self.gated(spec, "_shexp", ffn, feed)?);
+            let weight = self.matrix("ffn_down_shexp.weight", width, ffn)?;
+            adds.push(Op::Residual { weight, bias: None, norm: None, branch: Branch::Hidden(feed) });
+        }
+        Ok((makes, adds))
+    }
+
+    /// The whole layer.
+    fn layer(&self, spec: &Spec, ops: &mut Vec<Op>) -> Result<()> {
+        let block = spec.block;
+        if block.parallel || block.before.is_some() {
+            ops.push(self.norm("attn_norm", spec.width)?);
+        }
+        self.attention(spec, ops)?;
+        let (makes, adds) = self.feed_forward(spec)?;
+        let output = self.output(spec)?;
+        if block.parallel {
+            // What reads the norm comes before what changes the stream.
+            ops.extend(makes);
+            ops.push(output);
+        } else {
+            ops.push(output);
+            if let Some(name) = block.before {
+                ops.push(self.norm(name, spec.width)?);
+            }
+            ops.extend(makes);
+        }
+        ops.extend(adds);
+        Ok(())
+    }
 }
 
 impl Plan {
@@ -82,57 +337,28 @@ impl Plan {
     pub fn new(mut spec: Spec, weights: &Weights) -> Result<Plan> {
         let table = embedding(&spec, weights)?;
         spec.vocab = table.rows;
-        let (width, ffn) = (spec.width, spec.ffn);
-        let (q_rows, kv_rows) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let mut ops = vec![Op::Embed { table: table.clone() }];
-        for layer in 0..spec.layers {
-            let name = |part: &str| format!("blk.{layer}.{part}");
-            let matrix = |part: &str, rows, cols| weights.matrix(&name(part), rows, cols);
-            let vector = |part: &str, len| weights.vector(&name(part), len);
-            ops.push(Op::Norm { weight: vector("attn_norm.weight", width)? });
-            ops.push(Op::Qkv {
-                q: matrix("attn_q.weight", q_rows, width)?,
-                k: matrix("attn_k.weight", kv_rows, width)?,
-                v: matrix("attn_v.weight", kv_rows, width)?,
-            });
-            let bias = |part: &str, len| match weights.tensor(&name(part)) {
-                Some(_) => vector(part, len).map(Some),
-                None => Ok(None),
-            };
-            let of_rows =
-                [bias("attn_q.bias", q_rows)?, bias("attn_k.bias", kv_rows)?, bias("attn_v.bias", kv_rows)?];
-            let norm = |part: &str| vector(part, spec.head_dim);
-            let norms = match spec.head_norms {
-                true => Some([norm("attn_q_norm.weight")?, norm("attn_k_norm.weight")?]),
-                false => None,
-            };
-            ops.push(Op::Attend { layer, bias: of_rows, norms });
-            ops.push(Op::Residual {
-                weight: matrix("attn_output.weight", width, q_rows)?,
-                bias: bias("attn_output.bias", width)?,
-            });
-            ops.push(Op::Norm { weight: vector("ffn_norm.weight", width)? });
-            ops.push(Op::Gated {
-                gate: matrix("ffn_gate.weight", ffn, width)?,
-                up: matrix("ffn_up.weight", ffn, width)?,
-                bias: [bias("ffn_gate.bias", ffn)?, bias("ffn_up.bias", ffn)?],
-            });
-            ops.push(Op::Residual {
-                weight: matrix("ffn_down.weight", width, ffn)?,
-                bias: bias("ffn_down.bias", width)?,
-            });
+        for layer in 0..spec.layers.len() {
+            Of { weights, layer }.layer(&spec, &mut ops)?;
         }
-        ops.push(Op::Norm { weight: weights.vector("output_norm.weight", width)? });
+        let bias = match weights.tensor("output_norm.bias") {
+            Some(_) => Some(weights.vector("output_norm.bias", spec.width)?),
+            None => None,
+        };
+        ops.push(Op::Norm { weight: weights.vector("output_norm.weight", spec.width)?, bias });
         let head = match weights.tensor("output.weight") {
-            Some(_) => weights.matrix("output.weight", table.rows, width)?,
+            Some(_) => weights.matrix("output.weight", table.rows, spec.width)?,
             None => table,
         };
         ops.push(Op::Logits { weight: head });
-        let rope_factors = match weights.tensor("rope_freqs.weight") {
-            Some(_) => Some(weights.floats(&weights.vector("rope_freqs.weight", spec.rope.dims / 2)?)),
-            None => None,
-        };
-        Ok(Plan { spec, ops, rope_factors })
+        let factors = Factors::of(&spec, weights)?;
+        Ok(Plan { spec, ops, factors })
+    }
+
+    /// RoPE's tables for a context: one for each of the spec's ropes.
+    pub fn turns(&self, context: usize) -> Vec<Vec<[f32; 2]>> {
+        let factors = self.factors.in_use(context);
+        self.spec.ropes.iter().map(|rope| rope::table(rope, factors, context)).collect()
     }
 
     /// Refuses a tensor that the plan leaves out though it must change the result: what stands in
@@ -160,12 +386,13 @@ impl Plan {
     pub fn vectors(&self) -> impl Iterator<Item = &Vector> {
         self.ops.iter().flat_map(|op| -> Vec<&Vector> {
             match op {
-                Op::Norm { weight } => vec![weight],
-                Op::Attend { bias, norms, .. } => {
-                    bias.iter().flatten().chain(norms.iter().flatten()).collect()
+                Op::Norm { weight, bias } => [weight].into_iter().chain(bias).collect(),
+                Op::Attend { bias, norms, sinks, .. } => {
+                    bias.iter().flatten().chain(norms.iter().flatten()).chain(sinks).collect()
                 }
                 Op::Gated { bias, .. } => bias.iter().flatten().collect(),
-                Op::Residual { bias, .. } => bias.iter().collect(),
+                Op::Residual { bias, norm, .. } => bias.iter().chain(norm).collect(),
+                Op::Route { bias, .. } => bias.iter().collect(),
                 Op::Embed { .. } | Op::Qkv { .. } | Op::Logits { .. } => vec![],
             }
         })
@@ -179,7 +406,8 @@ impl Plan {
                 Op::Embed { table } => vec![table],
                 Op::Qkv { q, k, v } => vec![q, k, v],
                 Op::Residual { weight, .. } | Op::Logits { weight } => vec![weight],
-                Op::Gated { gate, up, .. } => vec![gate, up],
+                Op::Gated { gate, up, .. } => gate.iter().chain([up]).collect(),
+                Op::Route { router, gate, .. } => [router].into_iter().chain(gate).collect(),
                 Op::Norm { .. } | Op::Attend { .. } => vec![],
             };
             for m in used {

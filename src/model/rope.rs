@@ -2,7 +2,66 @@
 //!
 //! Computed once, in F64, by the host: shader sines are only good near zero.
 
-use super::spec::{Rope, Scaling};
+use super::spec::{Rope, Scaling, Spec};
+use super::weights::Weights;
+use crate::{Error, Result};
+
+/// Divisors of the frequencies, one for each pair, which are tensors.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Factors {
+    /// None.
+    None,
+    /// The same in every context (Llama 3).
+    Always(Vec<f32>),
+    /// By the context in use (Phi-3).
+    ByContext {
+        /// Up to the original context.
+        short: Vec<f32>,
+        /// Beyond it.
+        long: Vec<f32>,
+        /// The context of training.
+        original: usize,
+    },
+}
+
+impl Factors {
+    /// The factors among a model's tensors.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for tensors of another length, or that are no divisors.
+    pub(super) fn of(spec: &Spec, weights: &Weights) -> Result<Factors> {
+        let pairs = spec.ropes.first().map_or(0, |rope| rope.dims / 2);
+        let read = |name: &str| -> Result<Vec<f32>> {
+            let factors = weights.floats(&weights.vector(name, pairs)?);
+            match factors.iter().all(|f| f.is_finite() && *f != 0.0) {
+                true => Ok(factors),
+                false => Err(Error::Unsupported(format!("tensor {name}: a factor is 0 or no number"))),
+            }
+        };
+        let has = |name: &str| weights.tensor(name).is_some();
+        let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
+        match (has("rope_freqs.weight"), has(long) || has(short)) {
+            (_, true) => Ok(Factors::ByContext {
+                short: read(short)?,
+                long: read(long)?,
+                original: spec.original_context,
+            }),
+            (true, _) => Ok(Factors::Always(read("rope_freqs.weight")?)),
+            _ => Ok(Factors::None),
+        }
+    }
+
+    /// Those that count in a context of so many positions.
+    pub fn in_use(&self, context: usize) -> Option<&[f32]> {
+        match self {
+            Factors::None => None,
+            Factors::Always(factors) => Some(factors),
+            Factors::ByContext { short, long, original } => {
+                Some(if context > *original { long } else { short })
+            }
+        }
+    }
+}
 
 /// `(positions, dims / 2)` pairs of cosine and sine, YaRN's magnitude included.
 pub fn table(rope: &Rope, factors: Option<&[f32]>, positions: usize) -> Vec<[f32; 2]> {
@@ -21,15 +80,20 @@ pub fn table(rope: &Rope, factors: Option<&[f32]>, positions: usize) -> Vec<[f32
 fn frequencies(rope: &Rope, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
     let pairs = rope.dims / 2;
     let base = f64::from(rope.base);
+    let magnitude = f64::from(rope.magnitude);
     let plain = |i: usize| {
         let divisor = factors.and_then(|f| f.get(i)).copied().unwrap_or(1.0);
         base.powf(-2.0 * i as f64 / rope.dims as f64) / f64::from(divisor)
     };
     match rope.scaling {
-        Scaling::None => ((0..pairs).map(plain).collect(), 1.0),
-        Scaling::Linear { factor } => ((0..pairs).map(|i| plain(i) / f64::from(factor)).collect(), 1.0),
-        Scaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
+        Scaling::None => ((0..pairs).map(plain).collect(), magnitude),
+        Scaling::Linear { factor } => {
+            ((0..pairs).map(|i| plain(i) / f64::from(factor)).collect(), magnitude)
+        }
+        Scaling::Yarn { factor, original_context, log_multiplier, beta_fast, beta_slow } => {
             let factor = f64::from(factor);
+            // A factor below 1 stretches nothing.
+            let grown = |by: f64| 1.0 + 0.1 * by * factor.ln().max(0.0);
             // The pair that turns `turns` times within the original context.
             let pair = |turns: f32| {
                 let turn = 2.0 * std::f64::consts::PI * f64::from(turns);
@@ -43,7 +107,7 @@ fn frequencies(rope: &Rope, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
                 let f = plain(i);
                 f / factor * ramp + f * (1.0 - ramp)
             });
-            (f.collect(), f64::from(attention_factor) * (1.0 + 0.1 * factor.ln()))
+            (f.collect(), magnitude * grown(1.0) / grown(f64::from(log_multiplier)))
         }
     }
 }
@@ -55,7 +119,13 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_positions() {
-        let mut rope = Rope { pairing: Pairing::Halves, dims: 8, base: 10_000.0, scaling: Scaling::None };
+        let mut rope = Rope {
+            pairing: Pairing::Halves,
+            dims: 8,
+            base: 10_000.0,
+            scaling: Scaling::None,
+            magnitude: 1.0,
+        };
         let plain = table(&rope, None, 5);
         rope.scaling = Scaling::Linear { factor: 4.0 };
         let scaled = table(&rope, None, 17);

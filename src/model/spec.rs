@@ -1,9 +1,7 @@
 //! What a model is: its hyper-parameters as data.
 
-use super::keys::Keys;
-use crate::Result;
-
-pub use crate::kernels::attention::Pairing;
+pub use crate::kernels::activation::Activation;
+pub use crate::kernels::attention::{HeadNorms, Pairing, Temperature};
 
 /// How RoPE's frequencies are changed to reach beyond the context of training.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,8 +20,9 @@ pub enum Scaling {
         factor: f32,
         /// The context of training.
         original_context: usize,
-        /// Multiplies the magnitude that the paper prescribes.
-        attention_factor: f32,
+        /// Divides the magnitude that the paper prescribes by 1 + 0.1 · this · ln(factor), as
+        /// models do whose scores are scaled elsewhere; mostly 0.
+        log_multiplier: f32,
         /// Turns within the original context from which on a pair is fast.
         beta_fast: f32,
         /// Turns up to which a pair is slow.
@@ -42,13 +41,57 @@ pub struct Rope {
     pub base: f32,
     /// The change for long contexts.
     pub scaling: Scaling,
+    /// Multiplies turned queries and keys, beside what the scaling prescribes.
+    pub magnitude: f32,
 }
 
-/// The function between the gate and its product with `up`.
+/// The norm of the residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(x)`.
-    Silu,
+pub enum Norm {
+    /// Divided by the root of the mean square.
+    Rms,
+    /// The mean is taken off first; there may be a bias.
+    Layer,
+}
+
+/// What differs between layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The newest keys, its own among them, that a position sees; all where there is no window.
+    pub window: Option<usize>,
+    /// Which of [`Spec::ropes`] turns its queries and keys, if any does.
+    pub rope: Option<usize>,
+}
+
+/// How a layer's branches and norms hang together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The kind of all norms of the stream.
+    pub norm: Norm,
+    /// The name of the norm before the feed-forward branch, without its layer; none where branches
+    /// read the stream as it is. (Attention's is `attn_norm`.)
+    pub before: Option<&'static str>,
+    /// Branches are normed before they are added to the stream.
+    pub after: bool,
+    /// Both branches read the same normed stream.
+    pub parallel: bool,
+}
+
+/// A mixture of experts in place of the feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Those of them that a token takes.
+    pub used: usize,
+    /// Elements between gate and down projection of one.
+    pub ffn: usize,
+    /// The weights of a token's experts sum to 1: the softmax is over them alone, not over all.
+    pub normalised: bool,
+    /// Multiplies those weights.
+    pub scale: f32,
+    /// Elements within the expert that every token takes, where there is one.
+    pub shared: Option<usize>,
 }
 
 /// A decoder's hyper-parameters.
@@ -61,7 +104,7 @@ pub struct Spec {
     /// Elements of the residual stream.
     pub width: usize,
     /// Decoder layers.
-    pub layers: usize,
+    pub layers: Vec<Layer>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -72,14 +115,38 @@ pub struct Spec {
     pub ffn: usize,
     /// The context that the model was made for.
     pub context: usize,
-    /// Added to the mean square in RMS norms.
+    /// The context of training, where a scaling of RoPE reaches beyond it.
+    pub original_context: usize,
+    /// Added to the mean square in norms.
     pub norm_eps: f32,
-    /// Position embedding of queries and keys.
-    pub rope: Rope,
-    /// Query and key heads have an RMS norm each, before RoPE.
-    pub head_norms: bool,
+    /// Norms and branches of a layer.
+    pub block: Block,
+    /// Position embeddings of queries and keys.
+    pub ropes: Vec<Rope>,
+    /// The norms of query and key heads, before RoPE.
+    pub head_norms: HeadNorms,
+    /// Multiplies attention's scores.
+    pub attention_scale: f32,
+    /// Attention's scores go through `cap · tanh(score / cap)`.
+    pub attention_cap: Option<f32>,
+    /// Queries grow with their position.
+    pub temperature: Option<Temperature>,
+    /// Each query head has a score that no key has: it takes its share of the softmax.
+    pub sinks: bool,
+    /// Multiplies embeddings.
+    pub embedding_scale: f32,
+    /// Multiplies what branches add to the stream.
+    pub residual_scale: f32,
+    /// Multiplies logits.
+    pub logit_scale: f32,
+    /// Logits go through `cap · tanh(logit / cap)`.
+    pub logit_cap: Option<f32>,
     /// The feed-forward activation.
     pub activation: Activation,
+    /// The activation is of a gate and multiplies `up`; else it is of `up`.
+    pub gated: bool,
+    /// Experts in the feed-forward's place.
+    pub experts: Option<Experts>,
 }
 
 impl Spec {
@@ -88,101 +155,13 @@ impl Spec {
         self.heads / self.kv_heads
     }
 
-    /// The keys that all architectures have, checked; RoPE as the architecture pairs it.
-    pub(super) fn common(architecture: &'static str, keys: &Keys<'_>, pairing: Pairing) -> Result<Spec> {
-        let width = keys.size("embedding_length")?;
-        let heads = keys.size("attention.head_count")?;
-        let kv_heads = keys.size_or("attention.head_count_kv", heads)?;
-        if kv_heads > heads || !heads.is_multiple_of(kv_heads) {
-            return Err(keys.bad(
-                "attention.head_count_kv",
-                format!("{kv_heads} key/value heads do not divide {heads} heads"),
-            ));
-        }
-        if keys.get("attention.key_length").is_none() && !width.is_multiple_of(heads) {
-            return Err(
-                keys.bad("attention.head_count", format!("{heads} heads do not divide a width of {width}"))
-            );
-        }
-        let head_dim = keys.size_or("attention.key_length", width / heads)?;
-        let value_dim = keys.size_or("attention.value_length", head_dim)?;
-        if value_dim != head_dim {
-            return Err(keys.unsupported(format!("keys of {head_dim} and values of {value_dim} elements")));
-        }
-        if head_dim > 256 || head_dim % 2 != 0 {
-            return Err(keys.unsupported(format!("heads of {head_dim} elements (even sizes up to 256 are)")));
-        }
-        let norm_eps = keys.f32("attention.layer_norm_rms_epsilon")?;
-        if !(0.0..=1.0).contains(&norm_eps) {
-            return Err(
-                keys.bad("attention.layer_norm_rms_epsilon", format!("{norm_eps} is no sensible epsilon"))
-            );
-        }
-        Ok(Spec {
-            architecture,
-            vocab: 0, // set by the embedding's rows when the plan is made
-            width,
-            layers: keys.size("block_count")?,
-            heads,
-            kv_heads,
-            head_dim,
-            ffn: keys.size("feed_forward_length")?,
-            context: keys.size("context_length")?,
-            norm_eps,
-            rope: rope(keys, pairing, head_dim)?,
-            head_norms: false,
-            activation: Activation::Silu,
-        })
+    /// Rows of queries, and of keys or values.
+    pub fn head_rows(&self) -> [usize; 2] {
+        [self.heads * self.head_dim, self.kv_heads * self.head_dim]
     }
-}
 
-fn rope(keys: &Keys<'_>, pairing: Pairing, head_dim: usize) -> Result<Rope> {
-    let dims = keys.size_or("rope.dimension_count", head_dim)?;
-    if dims > head_dim || dims % 2 != 0 {
-        return Err(keys.bad(
-            "rope.dimension_count",
-            format!("{dims} must be even and at most the head's {head_dim} elements"),
-        ));
-    }
-    let base = keys.f32_or("rope.freq_base", 10_000.0)?;
-    if !base.is_finite() || base <= 0.0 {
-        return Err(keys.bad("rope.freq_base", format!("{base} is no sensible base")));
-    }
-    Ok(Rope { pairing, dims, base, scaling: scaling(keys)? })
-}
-
-fn scaling(keys: &Keys<'_>) -> Result<Scaling> {
-    let factor = match keys.f32_or("rope.scaling.factor", 0.0)? {
-        0.0 => keys.f32_or("rope.scale_linear", 1.0)?, // the key's name in old files
-        factor => factor,
-    };
-    if !factor.is_finite() || factor <= 0.0 {
-        return Err(keys.bad("rope.scaling.factor", format!("{factor} is no sensible factor")));
-    }
-    let default = if factor == 1.0 { "none" } else { "linear" };
-    match keys.str_or("rope.scaling.type", default)? {
-        "none" => Ok(Scaling::None),
-        "linear" => Ok(Scaling::Linear { factor }),
-        "yarn" => {
-            let original_context = match keys.get("rope.scaling.original_context_length") {
-                Some(_) => keys.size("rope.scaling.original_context_length")?,
-                None => keys.size("context_length")?,
-            };
-            let positive = |key: &str, default| match keys.f32_or(key, default)? {
-                value if value.is_finite() && value > 0.0 => Ok(value),
-                value => Err(keys.bad(key, format!("{value} is no sensible number"))),
-            };
-            Ok(Scaling::Yarn {
-                factor,
-                original_context,
-                attention_factor: positive("rope.scaling.attn_factor", 1.0)?,
-                beta_fast: positive("rope.scaling.yarn_beta_fast", 32.0)?,
-                beta_slow: positive("rope.scaling.yarn_beta_slow", 1.0)?,
-            })
-        }
-        other => {
-            Err(keys
-                .unsupported(format!("RoPE scaling of type \"{}\"", crate::gguf::shown(other.as_bytes()))))
-        }
+    /// Keys beyond which a layer keeps nothing, in a context of so many.
+    pub fn sees(&self, layer: usize, context: usize) -> usize {
+        self.layers[layer].window.map_or(context, |window| window.min(context))
     }
 }

@@ -5,26 +5,36 @@ use std::ops::Range;
 
 use super::synthetic::Synthetic;
 use crate::gguf::File;
-use crate::quant::{Layout, Type, dequantize};
+use crate::quant::{Layout, TILE, Type, dequantize};
 use crate::{Error, Result};
 
-/// A matrix of the model: `rows` outputs from `cols` inputs.
+/// A matrix of the model: `rows` outputs from `cols` inputs; or one such of each expert, one after
+/// the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     /// The tensor's name.
     pub name: String,
+    /// The tensor's row that it begins with: not 0 where several matrices are one tensor.
+    pub first: usize,
     /// The type of its blocks.
     pub ty: Type,
     /// Outputs.
     pub rows: usize,
     /// Inputs: the elements of a row.
     pub cols: usize,
+    /// Matrices of this shape: 1, or the number of experts.
+    pub experts: usize,
     /// A factor of all its products, from a tensor `….scale` beside the weight (NVFP4 files have
     /// them); 1 where there is none.
     pub scale: f32,
 }
 
 impl Matrix {
+    /// A whole tensor of one matrix.
+    pub fn whole(name: &str, ty: Type, rows: usize, cols: usize) -> Matrix {
+        Matrix { name: name.to_owned(), first: 0, ty, rows, cols, experts: 1, scale: 1.0 }
+    }
+
     /// How `rows` of its rows lie on the GPU.
     ///
     /// # Errors
@@ -37,13 +47,28 @@ impl Matrix {
 
     /// The dimensions in a file, fastest first: a vector has one.
     pub fn dims(&self) -> Vec<u64> {
-        let dims = [self.cols as u64, self.rows as u64];
-        if self.is_vector() { dims[..1].to_vec() } else { dims.to_vec() }
+        let dims = [self.cols as u64, self.rows as u64, self.experts as u64];
+        let used = match self.experts {
+            1 if self.is_vector() => 1,
+            1 => 2,
+            _ => 3,
+        };
+        dims[..used].to_vec()
+    }
+
+    /// Rows that `rows` of each expert take on the GPU: an expert's are whole tiles.
+    pub fn packed_rows(&self, rows: usize) -> usize {
+        if self.experts == 1 { rows } else { self.experts * rows.next_multiple_of(TILE) }
+    }
+
+    /// Rows of all experts.
+    pub fn all_rows(&self) -> usize {
+        self.experts * self.rows
     }
 
     /// Bytes in the file.
     pub fn bytes(&self) -> u64 {
-        (self.rows * self.row_bytes()) as u64
+        (self.all_rows() * self.row_bytes()) as u64
     }
 
     /// True for one row of F32, which norms and biases are.
@@ -62,6 +87,8 @@ impl Matrix {
 pub struct Vector {
     /// The tensor's name.
     pub name: String,
+    /// The tensor's element that it begins with.
+    pub first: usize,
     /// Elements.
     pub len: usize,
 }
@@ -88,23 +115,53 @@ impl Weights {
     /// # Errors
     /// A missing tensor, another shape, a type without kernels, or a scale that is no number.
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
-        let (ty, dims) = self.tensor(name).ok_or_else(|| missing(name))?;
-        let want = if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
-        if dims != want {
-            return Err(shape(name, &want, &dims));
-        }
-        if !ty.is_supported() {
-            return Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet")));
-        }
-        let scale = match scale_of(name).filter(|scale| self.tensor(scale).is_some()) {
-            Some(scale) => self.scale(&scale)?,
-            None => 1.0,
-        };
-        Ok(Matrix { name: name.to_owned(), ty, rows, cols, scale })
+        self.part(name, 0..rows, rows, cols)
     }
 
-    fn scale(&self, name: &str) -> Result<f32> {
-        let value = self.floats(&self.vector(name, 1)?)[0];
+    /// A range of the rows of a tensor that has `of` of them.
+    ///
+    /// # Errors
+    /// As for [`Weights::matrix`].
+    pub fn part(&self, name: &str, rows: Range<usize>, of: usize, cols: usize) -> Result<Matrix> {
+        let (ty, mut dims) = self.tensor(name).ok_or_else(|| missing(name))?;
+        if of == 1 && dims.len() == 1 {
+            dims.push(1);
+        }
+        self.shaped(name, ty, &dims, &[cols as u64, of as u64])?;
+        let scale = self.scale(name)?;
+        Ok(Matrix { name: name.to_owned(), first: rows.start, ty, rows: rows.len(), cols, experts: 1, scale })
+    }
+
+    /// The matrices of `experts` experts, which are one tensor.
+    ///
+    /// # Errors
+    /// As for [`Weights::matrix`].
+    pub fn experts(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Result<Matrix> {
+        let (ty, mut dims) = self.tensor(name).ok_or_else(|| missing(name))?;
+        if experts == 1 && dims.len() == 2 {
+            dims.push(1);
+        }
+        self.shaped(name, ty, &dims, &[cols as u64, rows as u64, experts as u64])?;
+        let scale = self.scale(name)?;
+        Ok(Matrix { name: name.to_owned(), first: 0, ty, rows, cols, experts, scale })
+    }
+
+    fn shaped(&self, name: &str, ty: Type, dims: &[u64], want: &[u64]) -> Result<()> {
+        if dims != want {
+            return Err(shape(name, want, dims));
+        }
+        match ty.is_supported() {
+            true => Ok(()),
+            false => Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet"))),
+        }
+    }
+
+    /// The factor of a weight's products.
+    fn scale(&self, weight: &str) -> Result<f32> {
+        let Some(name) = scale_of(weight).filter(|scale| self.tensor(scale).is_some()) else {
+            return Ok(1.0);
+        };
+        let value = self.floats(&self.vector(&name, 1)?)[0];
         match value.is_finite() {
             true => Ok(value),
             false => Err(Error::Unsupported(format!("tensor {name}: a scale of {value}"))),
@@ -116,23 +173,29 @@ impl Weights {
     /// # Errors
     /// A missing tensor, another shape, or a type that cannot be decoded.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vector> {
-        let (ty, dims) = self.tensor(name).ok_or_else(|| missing(name))?;
-        if dims != [len as u64] {
-            return Err(shape(name, &[len as u64], &dims));
-        }
-        if !ty.is_supported() {
-            return Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet")));
-        }
-        Ok(Vector { name: name.to_owned(), len })
+        self.vector_of(name, &[len])
     }
 
-    /// The bytes of a range of a matrix's rows, as in a file.
+    /// A vector of each expert, one after the other: `dims` are the length and the experts.
+    ///
+    /// # Errors
+    /// As for [`Weights::vector`].
+    pub fn vector_of(&self, name: &str, dims: &[usize]) -> Result<Vector> {
+        let (ty, has) = self.tensor(name).ok_or_else(|| missing(name))?;
+        let want: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
+        self.shaped(name, ty, &has, &want)?;
+        Ok(Vector { name: name.to_owned(), first: 0, len: dims.iter().product() })
+    }
+
+    /// The bytes of a range of a matrix's rows, as in a file; rows of a next expert follow those of
+    /// the one before.
     pub fn rows(&self, matrix: &Matrix, rows: Range<usize>) -> Cow<'_, [u8]> {
         let size = matrix.row_bytes();
         match self {
             Weights::File(file) => {
                 let data = file.tensor(&matrix.name).map_or(&[][..], |t| file.data(t));
-                Cow::Borrowed(data.get(rows.start * size..rows.end * size).unwrap_or(&[]))
+                let at = |row: usize| (matrix.first + row) * size;
+                Cow::Borrowed(data.get(at(rows.start)..at(rows.end)).unwrap_or(&[]))
             }
             Weights::Synthetic(s) => Cow::Owned(s.rows(matrix, rows)),
         }
@@ -151,16 +214,19 @@ impl Weights {
 
     /// A vector's elements.
     pub fn floats(&self, vector: &Vector) -> Vec<f32> {
-        let mut out = vec![0.0; vector.len];
+        let mut out = vec![0.0; vector.first + vector.len];
         match self {
             Weights::File(file) => {
                 if let Some(t) = file.tensor(&vector.name) {
+                    // What stands behind it may belong to others.
+                    out.resize(t.elements() as usize, 0.0);
                     dequantize(t.ty, file.data(t), &mut out);
                 }
             }
             Weights::Synthetic(s) => s.floats(vector, &mut out),
         }
-        out
+        out.truncate(vector.first + vector.len);
+        out.split_off(vector.first)
     }
 }
 

@@ -232,13 +232,14 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
         None => file.tensors().iter().fold(0, |n: u64, t| n.saturating_add(t.bytes)),
     };
     let kv = spec.map(|s| {
-        let layer = attention(s, 1, context, true, 1).cache_bytes(Kv::F16);
-        (layer as u64).saturating_mul(s.layers as u64)
+        let bytes = |layer| attention(s, layer, 1, context, true, 1).cache_bytes(Kv::F16) as u64;
+        (0..s.layers.len()).fold(0, |sum: u64, layer| sum.saturating_add(bytes(layer)))
     });
     // A batch's vectors, and for each position its token and its turns of RoPE.
     let scratch = model.map(|m| {
         let spec = &m.plan.spec;
-        scratch_bytes(spec) + ((4 * spec.rope.dims + 4) * context) as u64
+        let turns: usize = spec.ropes.iter().map(|rope| 4 * rope.dims).sum();
+        scratch_bytes(spec) + ((turns + 4) * context) as u64
     });
     Ok(Memory { context, weights, kv, scratch })
 }
@@ -246,7 +247,7 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
 /// Bytes of the weights as they lie on a device.
 fn weights(model: &Model) -> u64 {
     let matrices = model.plan.matrices().into_iter();
-    let matrices = matrices.filter_map(|m| Layout::new(m.ty, m.rows, m.cols)).map(|l| l.bytes as u64);
+    let matrices = matrices.filter_map(|m| Layout::new(m.ty, m.packed_rows(m.rows), m.cols)).map(|l| l.bytes as u64);
     let vectors = model.plan.vectors().map(|v| v.len);
     matrices.sum::<u64>() + vectors.map(|n| (n * Type::F32.block_bytes()) as u64).sum::<u64>()
 }

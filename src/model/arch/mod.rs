@@ -1,8 +1,20 @@
 //! The known architectures: one short file each, metadata → [`Spec`].
 
+mod cohere2;
+mod common;
+mod gemma;
+mod glm4;
+mod gpt_oss;
+mod granite;
 mod llama;
+mod mistral3;
+mod olmo2;
+mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod smollm3;
+mod starcoder2;
 
 use super::keys::Keys;
 use super::spec::Spec;
@@ -13,8 +25,24 @@ use crate::{Error, Result};
 type Reader = fn(&Keys<'_>) -> Result<Spec>;
 
 /// Names, as in `general.architecture`, and readers.
-const ARCHITECTURES: &[(&str, Reader)] =
-    &[("llama", llama::spec), ("qwen2", qwen2::spec), ("qwen3", qwen3::spec)];
+const ARCHITECTURES: &[(&str, Reader)] = &[
+    ("cohere2", cohere2::spec),
+    ("gemma2", gemma::gemma2),
+    ("gemma3", gemma::gemma3),
+    ("glm4", glm4::spec),
+    ("gpt-oss", gpt_oss::spec),
+    ("granite", granite::spec),
+    ("llama", llama::spec),
+    ("mistral3", mistral3::spec),
+    ("olmo2", olmo2::spec),
+    ("phi3", phi3::spec),
+    ("qwen2", qwen2::spec),
+    ("qwen2moe", qwen2moe::spec),
+    ("qwen3", qwen3::spec),
+    ("qwen3moe", qwen3::moe),
+    ("smollm3", smollm3::spec),
+    ("starcoder2", starcoder2::spec),
+];
 
 /// The names of the known architectures.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -1,0 +1,18 @@
+//! Qwen1.5-MoE and Qwen2-MoE: experts whose weights are shares of all experts, and one that every
+//! token takes behind a gate of its own.
+
+use super::common;
+use crate::Result;
+use crate::model::keys::Keys;
+use crate::model::spec::{Experts, Pairing, Spec};
+
+pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
+    let spec = common::decoder("qwen2moe", keys, Pairing::Halves)?;
+    let Some(experts) = spec.experts else { return Err(keys.bad("expert_count", "there must be experts")) };
+    let experts = Experts {
+        normalised: keys.bool_or("expert_weights_norm", false)?,
+        shared: Some(keys.size("expert_shared_feed_forward_length")?),
+        ..experts
+    };
+    Ok(Spec { experts: Some(experts), ..spec })
+}

@@ -1,9 +1,10 @@
 //! Every form of every shader passes naga's validator and its writers for Vulkan, Metal and
 //! DirectX: "any GPU" has a test on a machine without one.
 
-use infer::kernels::attention::{self, Attention, Pairing};
+use infer::kernels::activation::Activation;
+use infer::kernels::attention::{self, Attention, HeadNorms, Pairing};
 use infer::kernels::embed::Embed;
-use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, side_by_side};
+use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Take, side_by_side};
 use infer::kernels::select::Select;
 use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
 use infer::quant::{Layout, Type};
@@ -36,10 +37,11 @@ fn shaders(form: Form) -> Vec<Shader> {
         sample::shader(1000, form),
     ];
     let gemv = |parts: Vec<Part>, epilogue, norm, tokens| {
-        let single = parts.len() == 1 || epilogue == Epilogue::Gated;
+        let single = parts.len() == 1 || matches!(epilogue, Epilogue::Gated(_));
         Gemv {
             parts,
             epilogue,
+            take: Take::Whole,
             norm,
             bias: tokens == 1,
             first_tile: 0,
@@ -51,19 +53,19 @@ fn shaders(form: Form) -> Vec<Shader> {
     };
     for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
         for tokens in [1, 8] {
-            all.push(gemv(vec![part(ty, 40, 512)], Epilogue::Residual, None, tokens));
+            all.push(gemv(vec![part(ty, 40, 512)], Epilogue::Residual { scale: 1.0 }, None, tokens));
             all.push(gemv(
                 vec![part(ty, 40, 512), part(Type::Q4_K, 40, 512)],
-                Epilogue::Gated,
+                Epilogue::Gated(Activation::Silu),
                 Some((512, 1e-5)),
                 tokens,
             ));
-            let logits = Epilogue::Logits { vocab: 100 };
+            let logits = Epilogue::Logits { vocab: 100, scale: 1.0, cap: None };
             all.push(gemv(vec![part(ty, 100, 512)], logits, Some((512, 1e-5)), tokens));
         }
         let qkv = vec![part(ty, 64, 512), part(Type::F16, 32, 512), part(Type::Q6_K, 32, 512)];
         all.push(gemv(qkv, Epilogue::Raw, Some((512, 1e-5)), 1));
-        all.push(Embed { table: part(ty, 40, 512), first_row: 0, vocab: 40 }.shader(form));
+        all.push(Embed { table: part(ty, 40, 512), first_row: 0, vocab: 40, scale: 1.0 }.shader(form));
     }
     for (pairing, head_dim) in [(Pairing::Neighbours, 64), (Pairing::Halves, 22), (Pairing::Halves, 256)] {
         for decode in [true, false] {
@@ -76,7 +78,13 @@ fn shaders(form: Form) -> Vec<Shader> {
                     pairing,
                     scale: 0.1,
                     bias,
-                    head_norms: (head_dim != 64).then_some(1e-6),
+                    norms: if head_dim == 64 { HeadNorms::None } else { HeadNorms::Each },
+                    epsilon: 1e-6,
+                    sinks: false,
+                    cap: None,
+                    temperature: None,
+                    window: None,
+                    ring: false,
                     context: 64,
                     rows: [0, 384, 512, 640],
                     max_splits: 4,

@@ -1,7 +1,7 @@
 //! Attention and its merge.
 
 use super::*;
-use crate::kernels::attention::{self, Attention, Cache, Pairing};
+use crate::kernels::attention::{self, Attention, Cache, HeadNorms, Pairing};
 use crate::kernels::embed;
 use crate::quant::TILE;
 
@@ -29,8 +29,7 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
             [angle.cos(), angle.sin()]
         })
         .collect();
-    let norms = if shape.head_norms.is_some() { 2 * attention::norm_row(d) } else { 0 };
-    let vectors = random.vec(if shape.bias { stride } else { 0 } + norms);
+    let vectors = random.vec(shape.vectors());
     let raw: Vec<Vec<f32>> = (0..past + tokens).map(|_| random.vec(stride)).collect();
     let kv = gpu.form.kv;
     let mut cache = Cache::default();
@@ -38,8 +37,8 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     for (at, raw) in raw.iter().enumerate() {
         let mut raw = raw.clone();
         let turn = &turns[at * shape.rotated / 2..(at + 1) * shape.rotated / 2];
-        shape.twin_prologue(kv, &mut raw, &vectors, turn, &mut cache);
-        want.push(shape.twin(math, &raw, &cache, at + 1));
+        shape.twin_prologue(kv, &mut raw, &vectors, turn, at, &mut cache);
+        want.push(shape.twin(math, &raw, &vectors, &cache, at));
     }
 
     let stored = upload(gpu, &vec![0u8; shape.cache_bytes(kv)]);
@@ -109,7 +108,13 @@ fn attention_decodes_and_takes_batches() {
         pairing,
         scale: 1.0 / (head_dim as f32).sqrt(),
         bias,
-        head_norms: None,
+        norms: HeadNorms::None,
+        epsilon: 1e-6,
+        sinks: false,
+        cap: None,
+        temperature: None,
+        window: None,
+        ring: false,
         context: 160,
         rows: [0; 4],
         max_splits: 8,
@@ -147,7 +152,7 @@ fn attention_decodes_and_takes_batches() {
         attends(&gpu, shape(6, 3, 22, 20, Halves, true, true), 70, 1, 3);
         attends(&gpu, shape(2, 2, 256, 256, Halves, false, true), 40, 1, 8);
         attends(&gpu, shape(4, 2, 2, 0, Halves, false, true), 40, 1, 2);
-        let normed = |shape: Attention| Attention { head_norms: Some(1e-6), ..shape };
+        let normed = |shape: Attention| Attention { norms: HeadNorms::Each, ..shape };
         attends(&gpu, normed(shape(6, 3, 22, 20, Halves, true, true)), 70, 1, 3);
         attends(&gpu, normed(shape(4, 2, 64, 64, Halves, true, false)), 30, 5, 2);
         attends(&gpu, shape(4, 2, 64, 64, Halves, true, false), 30, 5, 2);

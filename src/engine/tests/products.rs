@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::kernels::embed::{self, Embed};
-use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, row_product, silu_gate};
+use crate::kernels::activation::Activation;
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Take, row_product};
 use crate::kernels::{groups, pack, padded, select};
 use crate::model::{Matrix, random_rows};
 use crate::quant::{GROUP, Layout, TILE, Type, dequantize};
@@ -14,7 +15,7 @@ fn supported() -> impl Iterator<Item = Type> {
 /// A valid matrix, as in a file.
 fn random_of(layout: &Layout, seed: u64) -> Vec<u8> {
     let Layout { ty, rows, cols, .. } = *layout;
-    random_rows(&Matrix { name: "test".to_owned(), ty, rows, cols, scale: 1.0 }, 0..rows, seed)
+    random_rows(&Matrix::whole("test", ty, rows, cols), 0..rows, seed)
 }
 
 /// Matrices as a dispatch binds them.
@@ -132,7 +133,8 @@ impl Products<'_> {
     fn kernel(&self, parts: &[Part], epilogue: Epilogue, stride: usize) -> Gemv {
         Gemv {
             parts: parts.to_vec(),
-            norm: (epilogue != Epilogue::Residual).then_some((self.cols, EPSILON)),
+            take: Take::Whole,
+            norm: (!matches!(epilogue, Epilogue::Residual { .. })).then_some((self.cols, EPSILON)),
             bias: false,
             first_tile: 0,
             stride,
@@ -185,7 +187,7 @@ impl Products<'_> {
         let [oq, om, os] = upload_acts(gpu, &vec![Activations::zeros(rows); batch]);
         weight.resize(stride, 0.0);
         let next = upload(gpu, &weight);
-        let kernel = self.kernel(&self.parts[..1], Epilogue::Residual, stride);
+        let kernel = self.kernel(&self.parts[..1], Epilogue::Residual { scale: 1.0 }, stride);
         self.run(&kernel, &[&stream, &oq, &om, &os, &next]);
         let got: Vec<f32> = download(gpu, &stream);
         let (got_values, got_records) = download_acts(gpu, &oq, &om);
@@ -216,12 +218,12 @@ impl Products<'_> {
     fn gated(&self) {
         let Products { gpu, rows, .. } = *self;
         let [oq, om, _] = upload_acts(gpu, &vec![Activations::zeros(rows); self.batch]);
-        self.run(&self.kernel(&self.parts, Epilogue::Gated, padded(rows)), &[&oq, &om]);
+        self.run(&self.kernel(&self.parts, Epilogue::Gated(Activation::Silu), padded(rows)), &[&oq, &om]);
         let (got, _) = download_acts(gpu, &oq, &om);
         for t in 0..self.tokens {
             let f = self.factors[t];
             let pairs = self.first[t].iter().zip(&self.second[t]);
-            let want: Vec<f32> = pairs.map(|(g, u)| silu_gate(g * f, u * f)).collect();
+            let want: Vec<f32> = pairs.map(|(g, u)| Activation::Silu.gate(g * f, u * f)).collect();
             let want = Activations::from_values(gpu.form.math, &want).values();
             let got = &got[t * groups(rows) * GROUP..];
             close(&format!("{}: gated", self.what), got, &want, bound(gpu, true));
@@ -231,7 +233,8 @@ impl Products<'_> {
     /// Of the last token alone.
     fn logits(&self, tiles: usize) {
         let Products { gpu, rows, tokens, what, .. } = self;
-        let of_all = self.kernel(&self.parts[..1], Epilogue::Logits { vocab: *rows }, *rows);
+        let epilogue = Epilogue::Logits { vocab: *rows, scale: 1.0, cap: None };
+        let of_all = self.kernel(&self.parts[..1], epilogue, *rows);
         let logits = Gemv { knobs: Knobs { tiles, ..of_all.knobs }, tokens: 1, ..of_all };
         let out = upload(gpu, &vec![0f32; self.batch * rows]);
         let best = upload(gpu, &vec![[0u32; 2]; rows.div_ceil(TILE)]);
@@ -310,7 +313,7 @@ fn embeddings() {
             let norm = random.vec(padded(cols));
             // The second part of a table whose first 16 rows are elsewhere.
             let (parts, w) = weights(&gpu, &[(&layout, &file)]);
-            let kernel = Embed { table: parts[0].clone(), first_row: 16, vocab: 53 };
+            let kernel = Embed { table: parts[0].clone(), first_row: 16, vocab: 53, scale: 1.0 };
             let ids = [99u32, 16, 52, 20, 3];
             let buffers =
                 [w, upload(&gpu, &ids), upload(&gpu, &norm), upload(&gpu, &vec![0f32; 4 * padded(cols)])];
@@ -329,7 +332,7 @@ fn embeddings() {
             let got_squares: Vec<f32> = download(&gpu, &os);
             for (t, id) in ids[1..4].iter().enumerate() {
                 let row = &file[(*id as usize - 16) * layout.row_bytes()..][..layout.row_bytes()];
-                let (stream, acts) = embed::twin(gpu.form.math, &layout, row, &norm);
+                let (stream, acts) = embed::twin(gpu.form.math, &layout, row, 1.0, &norm);
                 let mut exact = vec![0.0; cols];
                 dequantize(ty, row, &mut exact);
                 assert_eq!(stream[..cols], exact);

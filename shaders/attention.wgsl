@@ -86,14 +86,12 @@ fn sink(head: u32) -> f32 {
 }
 #endif
 
-fn capped(score: f32) -> f32 {
 #if CAPPED
-  // Beyond 10 tanh is 1, and some drivers make NaN of it.
-  return ${CAP} * tanh(clamp(score / ${CAP}, -10.0, 10.0));
+#include "cap.wgsl"
+fn capped(score: f32) -> f32 { return soft_capped(score, ${CAP}); }
 #else
-  return score;
+fn capped(score: f32) -> f32 { return score; }
 #endif
-}
 
 #include "merge.wgsl"
 #if INLINE

@@ -80,6 +80,9 @@ var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 #if GATED
 #include "activation.wgsl"
 #endif
+#if CAPPED
+#include "cap.wgsl"
+#endif
 #include "product.wgsl"
 ${BLOCKS}
 #if EMITS
@@ -237,9 +240,9 @@ ${PRODUCTS}
     v *= ${FACTOR};
 #endif
 #if CAPPED
-    // Beyond 10 tanh is 1, and some drivers make NaN of it. What is not finite stays so.
+    // What is not finite stays so.
     let finite = (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
-    v = select(v, ${CAP} * tanh(clamp(v / ${CAP}, -10.0, 10.0)), finite);
+    v = select(v, soft_capped(v, ${CAP}), finite);
 #endif
 #endif
 #if RAW

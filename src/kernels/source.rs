@@ -24,6 +24,7 @@ shaders![
     "attention_merge.wgsl",
     "book_iq4.wgsl",
     "books.wgsl",
+    "cap.wgsl",
     "embed.wgsl",
     "emit.wgsl",
     "gemv.wgsl",

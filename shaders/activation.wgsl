@@ -1,5 +1,4 @@
 // The functions between the matrices of a feed-forward layer: see src/kernels/activation.rs.
-fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
 #if GELU
 // Beyond 10 tanh is 1, and some drivers make NaN of it.
 fn activated(x: f32) -> f32 { return 0.5 * x * (1.0 + tanh(clamp(0.7978845608 * (x + 0.044715 * x * x * x), -10.0, 10.0))); }

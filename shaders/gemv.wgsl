@@ -24,10 +24,33 @@ var<immediate> args: Args;
 @group(0) @binding(2) var<storage, read> xq: array<${ACT}>;    // (tokens, CHUNKS * numbers of a chunk)
 @group(0) @binding(3) var<storage, read> xm: array<vec4<f32>>; // (tokens, CHUNKS) records
 #if RAW
+#if TAILED
+@group(0) @binding(4) @coherent var<storage, read_write> out: array<f32>; // (STRIDE)
+#else
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+#endif
 #if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<f32>; // (STRIDE)
 #endif
+#endif
+#if TAILED
+@group(0) @binding(12) var<storage, read_write> arrived: atomic<u32>; // left at 0
+#endif
+#if SETTLES
+@group(0) @binding(13) var<storage, read_write> x: array<vec4<f32>>; // (STRIDE / 4) residual stream
+@group(0) @binding(14) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(15) var<storage, read_write> om: array<vec2<f32>>;
+@group(0) @binding(16) var<storage, read_write> squares_out: array<f32>; // of a group
+#if VECTORS
+@group(0) @binding(17) var<storage, read> vectors: array<vec4<f32>>; // see settle.wgsl
+#endif
+#endif
+#if ROUTES
+@group(0) @binding(18) var<storage, read_write> picks: array<vec2<u32>>; // (USED + 1): expert, weight
+#endif
+#if PICKED
+@group(0) @binding(10) var<storage, read> picks: array<vec2<u32>>; // (tokens, PICKS): expert, weight
+const PICKS: u32 = ${PICKS}u;
 #endif
 #if LOGITS
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
@@ -74,9 +97,6 @@ var<workgroup> final_rows: array<vec4<f32>, ${FOURS}>;   // (R * T * 4)
 var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 #endif
 
-#if SCORED
-#include "route.wgsl"
-#endif
 #if GATED
 #include "activation.wgsl"
 #endif
@@ -87,6 +107,17 @@ var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 ${BLOCKS}
 #if EMITS
 #include "emit.wgsl"
+#endif
+#if SETTLES
+fn branch_at(i: u32) -> vec4<f32> { return vec4<f32>(out[4u * i], out[4u * i + 1u], out[4u * i + 2u], out[4u * i + 3u]); }
+#include "settle_body.wgsl"
+#endif
+#if ROUTES
+fn score_at(token: u32, i: u32) -> f32 { return out[i]; }
+#include "route_body.wgsl"
+#endif
+#if TAILED
+var<workgroup> is_last: u32;
 #endif
 
 #if BEST
@@ -144,14 +175,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     for (var k = row; k < SQUARES; k += 16u) { square += dot(squares_in[(token + i) * SQUARES + k], vec4<f32>(1.0)); }
   }
 #endif
-#if CHOSEN
-  choose(token, lid);
-#if GATED
-  let expert = chosen[wg.z];
+#if CHOSEN_HIDDEN
+  let pick = picks[token * PICKS + wg.z];
+  let expert = pick.x;
   let expert_tile = expert * ${EXPERT_TILES0}u;
-#else
-  let expert = 0u;
-#endif
 #else
   let expert = 0u;
 #endif
@@ -167,9 +194,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     weight = norm[out_tile * 16u + row];
 #if BIAS
 #if CHOSEN
-    let all = all_shares();
-    for (var k = 0u; k < USED; k++) {
-      more += share(k, all) * norm[(1u + chosen[k]) * STRIDE + out_tile * 16u + row];
+    for (var k = 0u; k < PICKS - 1u; k++) {
+      let pick = picks[token * PICKS + k];
+      more += bitcast<f32>(pick.y) * norm[(1u + pick.x) * STRIDE + out_tile * 16u + row];
     }
 #else
     more = norm[STRIDE + out_tile * 16u + row];
@@ -228,11 +255,11 @@ ${PRODUCTS}
 #endif
     v = activated(v);
 #endif
-#if CHOSEN
-    v *= share(wg.z, all_shares());
+#if CHOSEN_HIDDEN
+    v *= bitcast<f32>(pick.y);
 #endif
 #if SHARE
-    v *= sigmoid(scores[to * SCORE_STRIDE + ${SHARE_AT}u]);
+    v *= bitcast<f32>(picks[to * PICKS + PICKS - 1u].y);
 #endif
 #endif
 #if LOGITS
@@ -286,7 +313,7 @@ ${PRODUCTS}
 #endif
 #if EMITS
 #if CHOSEN_HIDDEN
-    emit((to * USED + wg.z) * (STRIDE / 16u) + out_tile, row, rows);
+    emit((to * (PICKS - 1u) + wg.z) * (STRIDE / 16u) + out_tile, row, rows);
 #else
     emit(to * (STRIDE / 16u) + out_tile, row, rows);
 #endif
@@ -296,6 +323,24 @@ ${PRODUCTS}
       squares_out[to * ${OUT_SQUARES}u + out_tile] = dot(stream[f], stream[f]) + dot(stream[f + 1u], stream[f + 1u])
         + dot(stream[f + 2u], stream[f + 2u]) + dot(stream[f + 3u], stream[f + 3u]);
     }
+#endif
+  }
+#endif
+#if TAILED
+  // The last workgroup to arrive sees what all have written.
+  storageBarrier();
+  workgroupBarrier();
+  if lid == 0u {
+    let before = atomicAdd(&arrived, 1u);
+    is_last = select(0u, 1u, before + 1u == ${WORKGROUPS}u);
+    if before + 1u == ${WORKGROUPS}u { atomicStore(&arrived, 0u); }
+  }
+  if workgroupUniformLoad(&is_last) == 1u {
+    storageBarrier();
+#if SETTLES
+    settle(0u, lid);
+#else
+    route(0u, lid);
 #endif
   }
 #endif

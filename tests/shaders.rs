@@ -4,7 +4,7 @@
 use infer::kernels::activation::Activation;
 use infer::kernels::attention::{self, Attention, HeadNorms, Pairing};
 use infer::kernels::embed::Embed;
-use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Take, side_by_side};
+use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take, side_by_side};
 use infer::kernels::select::Select;
 use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
 use infer::quant::{Layout, Type};
@@ -42,6 +42,7 @@ fn shaders(form: Form) -> Vec<Shader> {
             parts,
             epilogue,
             take: Take::Whole,
+            tail: Tail::None,
             norm,
             bias: tokens == 1,
             first_tile: 0,

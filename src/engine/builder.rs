@@ -3,12 +3,15 @@
 use super::device::{Gpu, Range};
 use super::gpu::BATCH;
 use super::program::{Dispatch, Few, Kind};
-use super::stage::{Attends, Stage, attention, raw_rows, routing, settle, stream};
+use super::stage::{
+    Attends, Settling, Stage, attention, raw_rows, route, routing, score_stride, settle, stream,
+};
 use super::upload::Store;
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
-use crate::kernels::gemv::{Chosen, Epilogue, Gemv, Knobs, Part, Take};
-use crate::kernels::settle::{Settle, Vectors};
+use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take};
+use crate::kernels::route::Route;
+use crate::kernels::settle::Settle;
 use crate::kernels::{Shader, embed, groups, loops, padded, squares};
 use crate::model::{Branch, Feed, Matrix, Model, Spec};
 use crate::quant::{GROUP, TILE};
@@ -53,11 +56,11 @@ impl Tuning {
         }
         let mut steps = loops::steps_of(&parts[0].layout);
         let mut tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
-        if let Take::Chosen(Chosen { routing, .. }) = take {
-            tiles = tiles / routing.count * routing.used;
+        if let Take::Chosen { count, used } = take {
+            tiles = tiles / count * used;
             // The rows of a token's experts are one after the other.
             if matches!(epilogue, Epilogue::Residual { .. }) {
-                (steps, tiles) = (steps * routing.used, tiles / routing.used);
+                (steps, tiles) = (steps * used, tiles / used);
             }
         }
         let (slices, of_a_group, unroll) = match epilogue {
@@ -93,6 +96,7 @@ pub(super) const STORAGE: wgpu::BufferUsages =
 struct Product {
     epilogue: Epilogue,
     take: Take,
+    tail: Tail,
     stride: usize,
     norm: Option<(usize, f32)>,
     bias: bool,
@@ -122,6 +126,10 @@ pub(super) struct Builder<'a> {
     pub(super) branch: wgpu::Buffer,
     /// The experts' scores, and the gate of the shared one.
     pub(super) scores: wgpu::Buffer,
+    /// Each token's experts, and their weights.
+    pub(super) picks: wgpu::Buffer,
+    /// Workgroups that have arrived at their tail.
+    pub(super) tails: wgpu::Buffer,
     pub(super) logits: wgpu::Buffer,
     pub(super) best: wgpu::Buffer,
     pub(super) caches: Vec<wgpu::Buffer>,
@@ -167,11 +175,11 @@ fn products(
     tokens: usize,
     input: &Acts,
     out: &[Range<'_>],
-    scores: Option<&wgpu::Buffer>,
+    more: &[Range<'_>],
     kind: impl Fn(Gemv) -> Kind,
 ) -> Result<Vec<Dispatch>> {
     // Each token has its own experts.
-    let tokens = if matches!(shape.take, Take::Chosen(_)) { 1 } else { tokens };
+    let tokens = if matches!(shape.take, Take::Chosen { .. }) { 1 } else { tokens };
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
@@ -181,7 +189,8 @@ fn products(
             Gemv {
                 parts: slice.parts.clone(),
                 epilogue: shape.epilogue.clone(),
-                take: shape.take.clone(),
+                take: shape.take,
+                tail: shape.tail.clone(),
                 first_tile: slice.first_tile,
                 stride: shape.stride,
                 norm: shape.norm,
@@ -197,9 +206,7 @@ fn products(
         if shape.norm.is_some() {
             ranges.push((&input.squares).into());
         }
-        if shape.take != Take::Whole {
-            ranges.extend(scores.map(Range::from));
-        }
+        ranges.extend(more);
         let group = gpu.bind(&pipeline, &ranges);
         made.push(Dispatch { pipeline, group, kind: kind(kernel) });
     }
@@ -225,18 +232,13 @@ pub(super) fn logits(
 ) -> Result<Vec<Dispatch>> {
     let epilogue = Epilogue::Logits { vocab: weight.rows, scale: spec.logit_scale, cap: spec.logit_cap };
     let norm = normed.then_some((spec.width, spec.norm_eps));
-    let shape = Product { epilogue, take: Take::Whole, stride: weight.rows, norm, bias: false };
+    let shape = Product { epilogue, take: Take::Whole, tail: Tail::None, stride: weight.rows, norm, bias: false };
     let slices = Slices { store, place };
     let out = [Range::from(out), best.into()];
     match tokens {
-        1 => products(gpu, &slices, &shape, 1, read, &out, None, Kind::LastLogits),
-        _ => products(gpu, &slices, &shape, tokens, read, &out[..1], None, Kind::Gemv),
+        1 => products(gpu, &slices, &shape, 1, read, &out, &[], Kind::LastLogits),
+        _ => products(gpu, &slices, &shape, tokens, read, &out[..1], &[], Kind::Gemv),
     }
-}
-
-/// Elements of a token's scores: those of the experts, then the gate of the shared one.
-pub(super) fn score_stride(spec: &Spec) -> usize {
-    spec.experts.map_or(0, |e| e.count.next_multiple_of(TILE) + if e.shared.is_some() { TILE } else { 0 })
 }
 
 impl Builder<'_> {
@@ -288,13 +290,22 @@ impl Builder<'_> {
             Stage::Qkv { normed, .. } => {
                 let out = [Range::from(&self.raw)];
                 let shape = self.product(Epilogue::Raw, raw_rows(spec)[3], norm(*normed), false);
-                self.gemv(place, shape, tokens, &self.normed, &out)
+                self.gemv(place, shape, tokens, &self.normed, &out, &[])
             }
-            Stage::Route { normed, .. } => {
+            Stage::Route { matrices, normed, .. } => {
                 let mut out = vec![Range::from(&self.scores)];
                 out.extend(vector.map(Range::from));
-                let shape = self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
-                self.gemv(place, shape, tokens, &self.normed, &out)
+                let shape =
+                    self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
+                let Some(route) = route(spec, matrices.len() > 1) else { return Ok(vec![]) };
+                if self.has_tail(place, tokens) {
+                    let shape = Product { tail: Tail::Route(route), ..shape };
+                    let tail = [Range::from(&self.tails), (&self.picks).into()];
+                    return self.gemv(place, shape, tokens, &self.normed, &out, &tail);
+                }
+                let mut made = self.gemv(place, shape, tokens, &self.normed, &out, &[])?;
+                made.push(self.route(route)?);
+                Ok(made)
             }
             Stage::Gated { matrices, feed, normed, .. } => {
                 let Some(up) = matrices.last() else { return Ok(vec![]) };
@@ -304,7 +315,9 @@ impl Builder<'_> {
                 let epilogue = Epilogue::Gated(spec.activation);
                 let shape = self.product(epilogue, padded(up.rows), norm(*normed), vector.is_some());
                 let shape = Product { take: self.take(*feed), ..shape };
-                self.gemv(place, shape, tokens, &self.normed, &out)
+                let picks = Range::from(&self.picks);
+                let more = if shape.take == Take::Whole { &[][..] } else { &[picks] };
+                self.gemv(place, shape, tokens, &self.normed, &out, more)
             }
             Stage::Residual { branch, bias, .. } => {
                 let mut out = vec![Range::from(&self.x)];
@@ -315,17 +328,28 @@ impl Builder<'_> {
                 // The shared expert's gate is in what it has made.
                 let chosen = *branch == Branch::Hidden(Feed::Chosen);
                 let take = if chosen { self.take(Feed::Chosen) } else { Take::Whole };
-                self.gemv(place, Product { take, ..shape }, tokens, self.made(*branch), &out)
+                let picks = Range::from(&self.picks);
+                let more = if chosen { &[picks][..] } else { &[] };
+                self.gemv(place, Product { take, ..shape }, tokens, self.made(*branch), &out, more)
             }
-            Stage::Output { branch, .. } => {
+            Stage::Output { branch, settling, .. } => {
                 let shape = self.product(Epilogue::Raw, stream(spec), None, false);
-                self.gemv(place, shape, tokens, self.made(*branch), &[(&self.branch).into()])
+                let (out, input) = (Range::from(&self.branch), self.made(*branch));
+                let (kernel, vectors) = self.settling(settling, true)?;
+                if self.has_tail(place, tokens) {
+                    let shape = Product { tail: Tail::Settle(kernel), ..shape };
+                    let mut tail = vec![Range::from(&self.tails), (&self.x).into()];
+                    tail.extend(read);
+                    tail.extend(vectors.as_ref().map(Range::from));
+                    return self.gemv(place, shape, tokens, input, &[out], &tail);
+                }
+                let mut made = self.gemv(place, shape, tokens, input, &[out], &[])?;
+                made.push(self.settle(kernel, vectors.as_ref())?);
+                Ok(made)
             }
-            Stage::Settle { branch, bias, after, norm } => {
-                let vectors = (bias.as_ref(), after.as_ref());
-                let (kernel, vectors) =
-                    settle(spec, &self.model.weights, *branch, vectors, norm.as_ref());
-                self.settle(kernel, &vectors).map(|made| vec![made])
+            Stage::Settle(settling) => {
+                let (kernel, vectors) = self.settling(settling, false)?;
+                Ok(vec![self.settle(kernel, vectors.as_ref())?])
             }
             Stage::Attention(of) => self.attention(of, vector, tokens == 1),
             Stage::Logits { .. } => Ok(vec![]),
@@ -333,7 +357,7 @@ impl Builder<'_> {
     }
 
     fn product(&self, epilogue: Epilogue, stride: usize, norm: Option<(usize, f32)>, bias: bool) -> Product {
-        Product { epilogue, take: Take::Whole, stride, norm, bias }
+        Product { epilogue, take: Take::Whole, tail: Tail::None, stride, norm, bias }
     }
 
     /// What a branch has made between its matrices.
@@ -346,27 +370,42 @@ impl Builder<'_> {
     }
 
     fn take(&self, feed: Feed) -> Take {
-        let spec = &self.model.plan.spec;
-        let Some(routing) = routing(spec) else { return Take::Whole };
-        let scores = routing.count.next_multiple_of(TILE);
-        let stride = score_stride(spec);
+        let Some(routing) = routing(&self.model.plan.spec) else { return Take::Whole };
         match feed {
             Feed::Dense | Feed::Shared { gated: false } => Take::Whole,
-            Feed::Chosen => Take::Chosen(Chosen { routing, stride }),
-            Feed::Shared { gated: true } => Take::Share { at: scores, stride },
+            Feed::Chosen => Take::Chosen { count: routing.count, used: routing.used },
+            Feed::Shared { gated: true } => Take::Share { used: routing.used },
         }
     }
 
-    fn settle(&self, kernel: Settle, vectors: &Vectors) -> Result<Dispatch> {
+    /// The last workgroup of a product can go on with all rows.
+    fn has_tail(&self, place: usize, tokens: usize) -> bool {
+        self.gpu.form.inline_merge && tokens == 1 && self.store.slices(place).len() == 1
+    }
+
+    fn route(&self, kernel: Route) -> Result<Dispatch> {
         let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+        let group = self.gpu.bind(&pipeline, &[(&self.scores).into(), (&self.picks).into()]);
+        Ok(Dispatch { pipeline, group, kind: Kind::Route(kernel) })
+    }
+
+    /// A settling's kernel, and its vectors in a buffer.
+    fn settling(&self, of: &Settling, branch: bool) -> Result<(Settle, Option<wgpu::Buffer>)> {
+        let (kernel, vectors) = settle(&self.model.plan.spec, &self.model.weights, of, branch);
         let floats = vectors.side_by_side(kernel.width);
-        let vectors = match kernel.has_vectors() {
+        let buffer = match kernel.has_vectors() {
             true => Some(upload_floats(self.gpu, "norms", &floats)?),
             false => None,
         };
-        let Acts { numbers, records, .. } = &self.normed;
-        let mut ranges = vec![Range::from(&self.x), (&self.branch).into(), numbers.into(), records.into()];
-        ranges.extend(vectors.as_ref().map(Range::from));
+        Ok((kernel, buffer))
+    }
+
+    fn settle(&self, kernel: Settle, vectors: Option<&wgpu::Buffer>) -> Result<Dispatch> {
+        let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+        let Acts { numbers, records, squares } = &self.normed;
+        let mut ranges = vec![Range::from(&self.x), (&self.branch).into()];
+        ranges.extend([numbers, records, squares].map(Range::from));
+        ranges.extend(vectors.map(Range::from));
         let group = self.gpu.bind(&pipeline, &ranges);
         Ok(Dispatch { pipeline, group, kind: Kind::Settle(kernel) })
     }
@@ -378,9 +417,10 @@ impl Builder<'_> {
         tokens: usize,
         input: &Acts,
         out: &[Range<'_>],
+        more: &[Range<'_>],
     ) -> Result<Vec<Dispatch>> {
         let slices = Slices { store: self.store, place };
-        products(self.gpu, &slices, &shape, tokens, input, out, Some(&self.scores), Kind::Gemv)
+        products(self.gpu, &slices, &shape, tokens, input, out, more, Kind::Gemv)
     }
 
     fn attention(

@@ -73,12 +73,13 @@ impl StageVectors {
                 let bias = strided(&bias, spec.width, padded(spec.width));
                 StageVectors { norm: norm(weight), bias, ..none }
             }
-            Stage::Settle { branch, bias, after, norm } => {
-                let vectors = (bias.as_ref(), after.as_ref());
-                let made = settle(spec, weights, *branch, vectors, norm.as_ref());
-                StageVectors { settle: Some(made), ..none }
+            Stage::Output { settling, .. } => {
+                StageVectors { settle: Some(settle(spec, weights, settling, true)), ..none }
             }
-            Stage::Output { .. } | Stage::Qkv { .. } | Stage::Logits { .. } => none,
+            Stage::Settle(settling) => {
+                StageVectors { settle: Some(settle(spec, weights, settling, false)), ..none }
+            }
+            Stage::Qkv { .. } | Stage::Logits { .. } => none,
         }
     }
 }

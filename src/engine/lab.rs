@@ -17,7 +17,7 @@ use super::profile::{self, Limits, MANY};
 use super::stage::{Stage, lower};
 use super::upload::spread;
 use super::{DeviceChoice, Options};
-use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Take, row_product};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Math, Shader, loops, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
@@ -49,7 +49,7 @@ impl Shape {
                 Stage::Logits { weight, .. } => {
                     (Epilogue::Logits { vocab: weight.rows, scale: 1.0, cap: None }, vec![weight])
                 }
-                Stage::Embed { .. } | Stage::Attention(_) | Stage::Settle { .. } => continue,
+                Stage::Embed { .. } | Stage::Attention(_) | Stage::Settle(_) => continue,
             };
             if matrices.iter().any(|m| m.experts > 1) {
                 continue;
@@ -322,6 +322,7 @@ fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
         parts: parts.to_vec(),
         epilogue: epilogue.clone(),
         take: Take::Whole,
+        tail: Tail::None,
         first_tile: 0,
         stride,
         norm: normed(epilogue).then_some((layout.cols, EPSILON)),

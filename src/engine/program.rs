@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, score_stride, upload_floats};
+use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{
-    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, strided, stream,
+    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride, strided,
+    stream,
 };
 use super::upload::{Combine, Store};
 use crate::Result;
@@ -15,6 +16,7 @@ use crate::kernels::gemv::{self, Gemv};
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
 use crate::kernels::{Form, Kv, embed, groups};
+use crate::kernels::route::Route;
 use crate::kernels::settle::Settle;
 use crate::model::{Matrix, Model, Plan, Spec, Vector};
 use crate::quant::TILE;
@@ -42,6 +44,7 @@ pub(super) enum Kind {
     Embed(embed::Embed),
     Gemv(Gemv),
     Settle(Settle),
+    Route(Route),
     KvWrite(Attention, Kv),
     /// With the kernel that takes over where there are few keys.
     Attention(Attention, Option<Few>),
@@ -81,6 +84,7 @@ impl Dispatch {
             Kind::Embed(_) => "embed".to_owned(),
             Kind::Gemv(k) | Kind::LastLogits(k) => k.label(),
             Kind::Settle(_) => "settle".to_owned(),
+            Kind::Route(_) => "route".to_owned(),
             Kind::KvWrite(..) => "kv_write".to_owned(),
             Kind::Attention(..) => "attention".to_owned(),
             Kind::Merge(..) => "attention_merge".to_owned(),
@@ -138,7 +142,7 @@ impl Program {
                 Stage::Residual { weight, .. } | Stage::Output { weight, .. } => {
                     store.place(&[weight], Combine::Rows, limit)?
                 }
-                Stage::Attention(_) | Stage::Settle { .. } => NONE,
+                Stage::Attention(_) | Stage::Settle(_) => NONE,
             };
             stages.push((stage, place));
         }
@@ -179,9 +183,15 @@ pub fn scratch_bytes(spec: &Spec) -> u64 {
         + hidden[0] * acts(hidden[1])
         + shared[0] * acts(shared[1])
         + 4 * score_stride(spec)
+        + 8 * picks(spec)
         + 4 * raw_rows(spec)[3]
         + shape.part_bytes(Kv::F32);
     (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64
+}
+
+/// Experts of a token, and one more.
+fn picks(spec: &Spec) -> usize {
+    spec.experts.map_or(0, |experts| experts.used + 1)
 }
 
 /// Vectors of a token between the feed-forward layer's matrices, and their elements; the same of the
@@ -268,6 +278,8 @@ impl Programs {
             shared: acts(gpu, 1, shared)?,
             branch: gpu.buffer("branch", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
             scores: gpu.buffer("scores", (BATCH * score_stride(spec) * 4) as u64, STORAGE)?,
+            picks: gpu.buffer("picks", (BATCH * picks(spec) * 8) as u64, STORAGE)?,
+            tails: gpu.buffer("tails", 4, STORAGE)?,
             logits: gpu.buffer("logits", 4 * spec.vocab as u64, STORAGE)?,
             best: gpu.buffer("logits", 8 * spec.vocab.div_ceil(TILE) as u64, STORAGE)?,
             caches,
@@ -428,6 +440,7 @@ impl Dispatch {
             // Without immediates: one token, or a batch of which each has its own experts.
             Kind::Gemv(k) if !k.has_args() => k.grid(tokens),
             Kind::Settle(k) => k.grid(tokens),
+            Kind::Route(k) => k.grid(tokens),
             Kind::Gemv(k) => {
                 set(bytemuck::bytes_of(&gemv::Args { tokens, first: 0 }));
                 k.grid(tokens)

@@ -8,7 +8,7 @@
 
 use crate::kernels::attention::{Attention, Knobs, whole_vectors};
 use crate::kernels::padded;
-use crate::kernels::route::Routing;
+use crate::kernels::route::{Route, Routing};
 use crate::kernels::settle::{Added, Reads, Settle, Vectors};
 use crate::model::{Branch, Feed, Matrix, Norm, Op, Pairing, Plan, Spec, Vector, Weights};
 use crate::quant::TILE;
@@ -44,25 +44,17 @@ pub enum Stage {
         /// What the input is.
         branch: Branch,
     },
-    /// A branch's input → its raw rows, which are yet to be added.
+    /// A branch's input → its rows, which are settled into the stream.
     Output {
         /// `(width, ...)`.
         weight: Matrix,
         /// What the input is.
         branch: Branch,
+        /// How.
+        settling: Settling,
     },
-    /// Raw rows of a branch, if there are any → added to the stream, which is made ready for its
-    /// consumers.
-    Settle {
-        /// There are raw rows.
-        branch: bool,
-        /// Of the branch.
-        bias: Option<Vector>,
-        /// The weight of the branch's norm.
-        after: Option<Vector>,
-        /// Weight and bias of the stream's norm, if consumers read a norm.
-        norm: Option<(Vector, Option<Vector>)>,
-    },
+    /// The stream is made ready for its consumers.
+    Settle(Settling),
     /// Stream → the experts' scores, and the gate of the shared one.
     Route {
         /// One or two matrices over one input.
@@ -92,6 +84,17 @@ pub enum Stage {
     },
 }
 
+/// What is done to the stream when it is whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settling {
+    /// Of the branch that is added, if one is.
+    pub bias: Option<Vector>,
+    /// The weight of the branch's norm.
+    pub after: Option<Vector>,
+    /// Weight and bias of the stream's norm, if consumers read a norm.
+    pub norm: Option<(Vector, Option<Vector>)>,
+}
+
 /// A layer's attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attends {
@@ -108,6 +111,9 @@ pub struct Attends {
 /// Fuses a plan's operations.
 pub fn lower(plan: &Plan) -> Vec<Stage> {
     let layer_norms = plan.spec.block.norm == Norm::Layer;
+    // An RMS norm without bias leaves its factor to its consumers.
+    let defers =
+        |norm: &Option<(Vector, Option<Vector>)>| norm.as_ref().is_some_and(|n| !layer_norms && n.1.is_none());
     let mut stages = Vec::new();
     let mut normed = false;
     for (i, op) in plan.ops.iter().enumerate() {
@@ -116,11 +122,11 @@ pub fn lower(plan: &Plan) -> Vec<Stage> {
             Some(Op::Norm { weight, bias }) => Some((weight.clone(), bias.clone())),
             _ => None,
         };
-        let settles = next.as_ref().is_some_and(|(_, bias)| layer_norms || bias.is_some());
+        let settles = next.is_some() && !defers(&next);
         match op.clone() {
             Op::Embed { table } if settles => {
                 stages.push(Stage::Embed { table, norm: None });
-                stages.push(Stage::Settle { branch: false, bias: None, after: None, norm: next });
+                stages.push(Stage::Settle(Settling { bias: None, after: None, norm: next }));
                 normed = false;
             }
             Op::Embed { table } => {
@@ -133,9 +139,8 @@ pub fn lower(plan: &Plan) -> Vec<Stage> {
                 stages.push(Stage::Attention(Attends { layer, bias, norms, sinks }));
             }
             Op::Residual { weight, bias, norm: after, branch } if settles || after.is_some() => {
-                stages.push(Stage::Output { weight, branch });
-                stages.push(Stage::Settle { branch: true, bias, after, norm: next });
-                normed = false;
+                normed = defers(&next);
+                stages.push(Stage::Output { weight, branch, settling: Settling { bias, after, norm: next } });
             }
             Op::Residual { weight, bias, branch, .. } => {
                 normed = next.is_some();
@@ -267,18 +272,12 @@ fn side_by_side(
     Some(out)
 }
 
-/// A settling's kernel and the vectors that it reads.
-pub fn settle(
-    spec: &Spec,
-    weights: &Weights,
-    branch: bool,
-    (bias, after): (Option<&Vector>, Option<&Vector>),
-    norm: Option<&(Vector, Option<Vector>)>,
-) -> (Settle, Vectors) {
+/// A settling's kernel and the vectors that it reads; of a branch, or of the stream alone.
+pub fn settle(spec: &Spec, weights: &Weights, of: &Settling, branch: bool) -> (Settle, Vectors) {
     let floats = |vector: Option<&Vector>| vector.map(|v| weights.floats(v)).unwrap_or_default();
-    let norm_bias = norm.and_then(|n| n.1.as_ref());
-    let added = Added { bias: bias.is_some(), normed: after.is_some(), scale: spec.residual_scale };
-    let reads = match norm {
+    let norm_bias = of.norm.as_ref().and_then(|n| n.1.as_ref());
+    let added = Added { bias: of.bias.is_some(), normed: of.after.is_some(), scale: spec.residual_scale };
+    let reads = match of.norm {
         None => Reads::Stream,
         Some(_) => Reads::Normed { mean: spec.block.norm == Norm::Layer, bias: norm_bias.is_some() },
     };
@@ -289,12 +288,24 @@ pub fn settle(
         epsilon: spec.norm_eps,
     };
     let vectors = Vectors {
-        branch_bias: floats(bias),
-        branch_norm: floats(after),
-        norm: floats(norm.map(|n| &n.0)),
+        branch_bias: floats(of.bias.as_ref()),
+        branch_norm: floats(of.after.as_ref()),
+        norm: floats(of.norm.as_ref().map(|n| &n.0)),
         norm_bias: floats(norm_bias),
     };
     (kernel, vectors)
+}
+
+/// Elements of a token's scores: those of the experts, then the gate of the shared one.
+pub fn score_stride(spec: &Spec) -> usize {
+    spec.experts.map_or(0, |e| e.count.next_multiple_of(TILE) + if e.shared.is_some() { TILE } else { 0 })
+}
+
+/// Routing's kernel; `gated` when the router's product has a row for the shared expert's gate.
+pub fn route(spec: &Spec, gated: bool) -> Option<Route> {
+    let routing = routing(spec)?;
+    let gate = gated.then_some(routing.count.next_multiple_of(TILE));
+    Some(Route { routing, stride: score_stride(spec), gate })
 }
 
 /// Elements of a residual stream's buffer.

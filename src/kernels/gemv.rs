@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::activation::Activation;
 use super::loops::steps;
-use super::route::Routing;
+use super::route::Route;
+use super::settle::Settle;
 use super::source::{Source, book_bytes};
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, squares, u32};
@@ -79,34 +80,42 @@ pub enum Epilogue {
     },
 }
 
-/// Which of the experts' matrices, that stand one after the other in a part, each token takes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Chosen {
-    /// How they are chosen.
-    pub routing: Routing,
-    /// Elements of a token's scores, bound as [`SCORES`].
-    pub stride: usize,
-}
-
-/// What multiplies a gated product besides.
-#[derive(Clone, Debug, PartialEq)]
+/// Which of several matrices, and what multiplies the product besides. Picks are `(tokens, used + 1)`
+/// experts with their weights, bound as [`PICKS`]: see [`Route`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Take {
-    /// Nothing.
+    /// The only one.
     Whole,
-    /// It is done for each of the token's experts, times the expert's weight. `Residual` takes the sum
-    /// over the experts instead, which are weighted already.
-    Chosen(Chosen),
-    /// The sigmoid of a number among the scores.
+    /// Those of the token's experts; the experts' matrices stand one after the other in a part. A gated
+    /// product is made of each, times the expert's weight; `Residual` is of their sum, over what is
+    /// weighted already.
+    Chosen {
+        /// Experts there are.
+        count: usize,
+        /// Experts a token takes.
+        used: usize,
+    },
+    /// The only one, times the last pick's weight.
     Share {
-        /// Which one.
-        at: usize,
-        /// Elements of a token's scores.
-        stride: usize,
+        /// Experts a token takes beside it.
+        used: usize,
     },
 }
 
-/// The binding of the router's scores, `(tokens, stride)`.
-pub const SCORES: u32 = 10;
+/// What the last workgroup to arrive does with the rows of one token that all have written, where
+/// they can see each other's writes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tail {
+    /// Nothing.
+    None,
+    /// Rows of a branch: the stream is settled.
+    Settle(Settle),
+    /// Scores: the token is routed.
+    Route(Route),
+}
+
+/// The binding of the picks.
+pub const PICKS: u32 = 10;
 
 /// A product of one to three matrices over the same input with a batch of vectors.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,8 +124,10 @@ pub struct Gemv {
     pub parts: Vec<Part>,
     /// What follows.
     pub epilogue: Epilogue,
-    /// Which of several experts.
+    /// Which of several matrices.
     pub take: Take,
+    /// What follows `Raw`, for one token.
+    pub tail: Tail,
     /// The first tile of the output that this dispatch computes: not 0 in the later dispatches of
     /// matrices that are split by rows.
     pub first_tile: usize,
@@ -164,13 +175,15 @@ pub struct Args {
 impl Gemv {
     /// What it computes, for people: `gated 16384x2048 Q4_K`.
     pub fn label(&self) -> String {
-        let what = match (&self.epilogue, self.stride) {
-            (Epilogue::Raw, _) => "rows",
+        let what = match (&self.epilogue, &self.tail) {
+            (Epilogue::Raw, Tail::None) => "rows",
+            (Epilogue::Raw, Tail::Settle(_)) => "settled",
+            (Epilogue::Raw, Tail::Route(_)) => "router",
             (Epilogue::Residual { .. }, _) => "residual",
             (Epilogue::Gated(_), _) => "gated",
             (Epilogue::Logits { .. }, _) => "logits",
         };
-        let of = self.chosen().map_or(String::new(), |c| format!("{} of ", c.routing.used));
+        let of = self.chosen().map_or(String::new(), |(_, used)| format!("{used} of "));
         let rows: usize = self.parts.iter().map(|p| p.layout.rows).sum();
         let mut types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         types.dedup();
@@ -181,23 +194,24 @@ impl Gemv {
     /// Bytes of weights that a token reads.
     pub fn bytes(&self) -> usize {
         let all: usize = self.parts.iter().map(|p| p.layout.bytes).sum();
-        self.chosen().map_or(all, |c| all / c.routing.count * c.routing.used)
+        self.chosen().map_or(all, |(count, used)| all / count * used)
     }
 
     fn cols(&self) -> usize {
         self.parts[0].layout.cols
     }
 
-    pub(super) fn chosen(&self) -> Option<&Chosen> {
-        match &self.take {
-            Take::Chosen(chosen) => Some(chosen),
+    /// Experts there are, and those that a token takes.
+    pub(super) fn chosen(&self) -> Option<(usize, usize)> {
+        match self.take {
+            Take::Chosen { count, used } => Some((count, used)),
             _ => None,
         }
     }
 
     /// Tiles of a part that belong to one expert.
     pub(super) fn expert_tiles(&self, part: usize) -> usize {
-        self.parts[part].layout.tiles() / self.chosen().map_or(1, |c| c.routing.count)
+        self.parts[part].layout.tiles() / self.chosen().map_or(1, |c| c.0)
     }
 
     pub(super) fn is_gated(&self) -> bool {
@@ -249,8 +263,12 @@ impl Gemv {
     pub fn shared_bytes(&self) -> usize {
         let sums = self.lane_rows() * self.tokens;
         let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
-        let routing = self.chosen().map_or(0, |c| 4 * (c.routing.count.next_multiple_of(4) + 2 * c.routing.used + 64));
-        book_bytes(&types) + routing + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
+        let tail = match &self.tail {
+            Tail::None => 0,
+            Tail::Settle(_) => Settle::shared_bytes(self.knobs.threads),
+            Tail::Route(route) => route.shared_bytes(),
+        };
+        book_bytes(&types) + tail + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.
@@ -264,6 +282,7 @@ impl Gemv {
             self.knobs.tiles == 1 || (self.tokens == 1 && (self.parts.len() == 1 || self.is_paired()))
         );
         debug_assert!(self.tokens == 1 || self.chosen().is_none());
+        debug_assert!(self.tail == Tail::None || (self.tokens == 1 && self.epilogue == Epilogue::Raw));
         let mut source = Source::new(form);
         let matrix = |i: usize| self.parts.get(i).unwrap_or(&self.parts[0]);
         let (width, epsilon) = self.norm.unwrap_or((1, 0.0));
@@ -319,7 +338,7 @@ impl Gemv {
             .flag("GATED", gated)
             .flag("PAIRED_ROWS", self.is_paired())
             .flag("LOGITS", matches!(self.epilogue, Epilogue::Logits { .. }))
-            .flag("EMITS", residual || gated)
+            .flag("EMITS", residual || gated || matches!(self.tail, Tail::Settle(_)))
             .flag("GROUPED", residual || gated || best);
         if let Epilogue::Gated(activation) = self.epilogue {
             source.flag(activation.flag(), true);
@@ -342,40 +361,49 @@ impl Gemv {
             bindings.push((9, false));
         }
         if self.take != Take::Whole {
-            bindings.push((SCORES, false));
+            bindings.push((PICKS, false));
+        }
+        match &self.tail {
+            Tail::None => {}
+            Tail::Settle(settle) => {
+                bindings.extend([12, 13, 14, 15, 16].map(|i| (i, true)));
+                bindings.extend(settle.has_vectors().then_some((17, false)));
+            }
+            Tail::Route(_) => bindings.extend([12, 18].map(|i| (i, true))),
         }
         let immediates = if self.has_args() { 8 } else { 0 };
         Shader { name: "gemv", source: source.build("gemv.wgsl"), bindings, immediates }
     }
 
-    /// What the shader needs to know of experts.
+    /// What the shader needs to know of experts and of its tail.
     fn set_take(&self, source: &mut Source) {
-        let (stride, share) = match &self.take {
-            Take::Whole => (0, 0),
-            Take::Chosen(chosen) => (chosen.stride, 0),
-            Take::Share { at, stride } => (*stride, *at),
+        let picks = match self.take {
+            Take::Whole => 1,
+            Take::Chosen { used, .. } | Take::Share { used } => used + 1,
         };
-        let routing = self.chosen().map(|c| c.routing);
-        let count = routing.map_or(1, |r| r.count);
         source
-            .set("EXPERTS", count)
-            .set("EXPERT_VECTORS", count.div_ceil(4))
-            .set("USED", routing.map_or(1, |r| r.used))
-            .set("SCORE_STRIDE", stride)
-            .set("SHARE_AT", share)
             .set("EXPERT_TILES0", self.expert_tiles(0))
-            .set_f32("ROUTING_SCALE", routing.map_or(1.0, |r| r.scale))
-            .flag("NORMALISED", routing.is_some_and(|r| r.normalised))
-            .flag("CHOSEN", routing.is_some())
-            .flag("CHOSEN_HIDDEN", routing.is_some() && self.is_gated())
+            .set("EXPERTS", self.chosen().map_or(1, |c| c.0))
+            .set("PICKS", picks)
+            .set("WORKGROUPS", self.grid(1)[0])
+            .flag("PICKED", self.take != Take::Whole)
+            .flag("CHOSEN", self.chosen().is_some())
+            .flag("CHOSEN_HIDDEN", self.chosen().is_some() && self.is_gated())
             .flag("SHARE", matches!(self.take, Take::Share { .. }))
-            .flag("SCORED", self.take != Take::Whole);
+            .flag("TAILED", self.tail != Tail::None)
+            .flag("SETTLES", matches!(self.tail, Tail::Settle(_)))
+            .flag("ROUTES", matches!(self.tail, Tail::Route(_)));
+        match &self.tail {
+            Tail::None => {}
+            Tail::Settle(settle) => settle.set(source, self.knobs.threads),
+            Tail::Route(route) => route.set(source, self.knobs.threads),
+        }
     }
 
     /// The grid for so many tokens.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
         let slots = match self.chosen() {
-            Some(chosen) if self.is_gated() => u32(chosen.routing.used),
+            Some((_, used)) if self.is_gated() => u32(used),
             _ => 1,
         };
         [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), slots]

@@ -88,7 +88,7 @@ impl Gemv {
             let chunks = steps(set.rows[0].ty).chunks;
             let of_row = self.parts[0].layout.chunks() / chunks;
             let experts = match self.chosen() {
-                Some(chosen) if !self.is_gated() => Some((chosen.routing.used, self.expert_tiles(0))),
+                Some((_, used)) if !self.is_gated() => Some((used, self.expert_tiles(0))),
                 _ => None,
             };
             let walk = Walk { set, experts, of_row, slices, tokens: self.tokens };
@@ -282,7 +282,7 @@ impl Walk<'_> {
     fn fetch(&self, s: usize, r: usize) -> String {
         let Lane { matrix, ty, tile } = &self.set.rows[r];
         let tile = match self.experts {
-            Some((_, tiles)) => format!("({tile} + chosen[slot{s}] * {tiles}u)"),
+            Some((_, tiles)) => format!("({tile} + picks[token * PICKS + slot{s}].x * {tiles}u)"),
             None => tile.clone(),
         };
         format!("fetch_{}({matrix}, {tile}, row, block{s}, part{s})", wgsl_name(*ty))

@@ -1,10 +1,10 @@
 //! What needs the whole residual stream and cannot wait for its consumers: a branch's norm before
-//! it is added, and norms that take the mean off.
+//! it is added, and norms that take the mean off. The last workgroup of the branch's product does it
+//! where workgroups can see each other's writes, else a dispatch of its own.
 
 use super::source::Source;
 use super::vector::Activations;
 use super::{Form, Math, Shader, groups, padded, squares, u32};
-use crate::quant::GROUP;
 
 /// What is done to the stream, in this order.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,12 +82,14 @@ impl Settle {
         self.branch.is_some_and(|b| b.bias || b.normed) || self.norm != Reads::Stream
     }
 
-    /// The shader of a form.
-    pub fn shader(&self, form: Form) -> Shader {
-        let mut source = Source::new(form);
+    /// Says what `settle_body.wgsl` needs to know, for so many lanes.
+    pub(super) fn set(&self, source: &mut Source, threads: usize) {
         let branch = self.branch.unwrap_or(Added { bias: false, normed: false, scale: 1.0 });
-        let (normed, layer) = (self.norm != Reads::Stream, matches!(self.norm, Reads::Normed { mean: true, .. }));
-        let biased = matches!(self.norm, Reads::Normed { bias: true, .. });
+        let normed = self.norm != Reads::Stream;
+        let (layer, biased) = match self.norm {
+            Reads::Stream => (false, false),
+            Reads::Normed { mean, bias } => (mean, bias),
+        };
         let mut at = 0;
         let mut place = |there: bool| {
             let here = at;
@@ -97,28 +99,44 @@ impl Settle {
         source
             .set("BRANCH_BIAS", place(branch.bias))
             .set("BRANCH_NORM", place(branch.normed))
-            .set("NORM", place(normed))
-            .set("NORM_BIAS", place(biased))
-            .set("THREADS", THREADS)
-            .set("GROUPS", groups(self.width))
-            .set("REAL", self.width.div_ceil(GROUP))
-            .set("TAIL", self.width % GROUP)
-            .set("OUT_SQUARES", squares(self.width))
-            .set_f32("WIDTH", self.width as f32)
-            .set_f32("EPS", self.epsilon)
-            .set_f32("SCALE", branch.scale)
+            .set("STREAM_NORM", place(normed))
+            .set("STREAM_BIAS", place(biased))
+            .set("SETTLE_GROUPS", groups(self.width))
+            .set("SETTLE_FOURTHS", threads / 4)
+            .set("SETTLE_TURNS", (groups(self.width) * 4).div_ceil(threads))
+            .set("SETTLE_SQUARES", squares(self.width))
+            .set("SETTLE_ELEMENTS", self.width)
+            .set_f32("SETTLE_WIDTH", self.width as f32)
+            .set_f32("SETTLE_EPS", self.epsilon)
+            .set_f32("BRANCH_SCALE", branch.scale)
             .flag("BRANCH", self.branch.is_some())
             .flag("BRANCH_BIASED", branch.bias)
             .flag("BRANCH_NORMED", branch.normed)
-            .flag("RMS", normed && !layer)
+            .flag("RMS", self.defers())
             .flag("LAYER", layer)
-            .flag("TAILED", !self.width.is_multiple_of(GROUP))
             .flag("NORMED", normed)
-            .flag("BIASED", biased)
+            .flag("NORM_BIASED", biased)
             .flag("VECTORS", self.has_vectors());
-        let mut bindings = vec![(0, true), (1, false), (2, true), (3, true)];
+    }
+
+    /// The norm's factor is left to the consumers.
+    pub fn defers(&self) -> bool {
+        self.norm == Reads::Normed { mean: false, bias: false }
+    }
+
+    /// Bytes of workgroup memory for so many lanes.
+    pub(super) fn shared_bytes(threads: usize) -> usize {
+        20 * threads + 64
+    }
+
+    /// The shader of a form.
+    pub fn shader(&self, form: Form) -> Shader {
+        let mut source = Source::new(form);
+        source.set("THREADS", THREADS);
+        self.set(&mut source, THREADS);
+        let mut bindings = vec![(0, true), (1, false), (2, true), (3, true), (4, true)];
         if self.has_vectors() {
-            bindings.push((4, false));
+            bindings.push((5, false));
         }
         Shader { name: "settle", source: source.build("settle.wgsl"), bindings, immediates: 0 }
     }
@@ -144,20 +162,20 @@ impl Settle {
             }
             x.iter_mut().zip(&branch).for_each(|(x, v)| *x += added.scale * v);
         }
-        let mean = match self.norm {
-            Reads::Normed { mean: true, .. } => x.iter().sum::<f32>() / width,
-            _ => 0.0,
+        let (mean, bias) = match self.norm {
+            Reads::Stream => return Activations::from_values(math, x),
+            Reads::Normed { .. } if self.defers() => {
+                return Activations::from_residual(math, x, &vectors.norm);
+            }
+            Reads::Normed { mean, .. } => {
+                (if mean { x.iter().sum::<f32>() / width } else { 0.0 }, &vectors.norm_bias)
+            }
         };
         let squares: f32 = x.iter().map(|v| (v - mean) * (v - mean)).sum();
         let factor = 1.0 / (squares / width + self.epsilon).sqrt();
-        let read: Vec<f32> = match self.norm {
-            Reads::Stream => x.to_vec(),
-            _ => {
-                let bias = |i: usize| vectors.norm_bias.get(i).copied().unwrap_or(0.0);
-                let normed = x.iter().zip(&vectors.norm).enumerate();
-                normed.map(|(i, (v, w))| (v - mean) * factor * w + bias(i)).collect()
-            }
-        };
+        let bias = |i: usize| bias.get(i).copied().unwrap_or(0.0);
+        let normed = x.iter().zip(&vectors.norm).enumerate();
+        let read: Vec<f32> = normed.map(|(i, (v, w))| (v - mean) * factor * w + bias(i)).collect();
         Activations::from_values(math, &read)
     }
 }

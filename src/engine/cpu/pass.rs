@@ -39,8 +39,6 @@ struct Token {
     /// Of a feed-forward layer; of each of the chosen experts.
     hidden: Vec<Activations>,
     shared: Activations,
-    /// A branch that is yet to be settled.
-    branch: Vec<f32>,
     logits: Vec<f32>,
 }
 
@@ -93,17 +91,11 @@ impl Pass<'_> {
                     t.read = Activations::from_residual(Math::F32, &t.x[..width], norm);
                 }
             }
-            Stage::Output { weight, branch } => {
+            Stage::Output { weight, branch, .. } => {
                 let made = self.branch(i, weight, *branch);
-                self.tokens.iter_mut().zip(made).for_each(|(t, made)| t.branch = made);
+                self.settle(i, made);
             }
-            Stage::Settle { .. } => {
-                if let Some((kernel, vectors)) = &self.engine.vectors[i].settle {
-                    for t in &mut self.tokens {
-                        t.read = kernel.twin(Math::F32, &mut t.x, &t.branch, vectors);
-                    }
-                }
-            }
+            Stage::Settle(_) => self.settle(i, vec![vec![]; self.tokens.len()]),
             Stage::Route { matrices, normed, .. } => {
                 let scores = self.of_stream(&matrices[0], *normed, |_| true);
                 let gates = matrices.get(1).map(|gate| self.of_stream(gate, *normed, |_| true));
@@ -143,6 +135,15 @@ impl Pass<'_> {
             t.x.resize(stream(&engine.model.plan.spec), 0.0);
         }
         Ok(())
+    }
+
+    /// Adds what a branch has made, if it has, and makes what consumers read.
+    fn settle(&mut self, i: usize, made: Vec<Vec<f32>>) {
+        if let Some((kernel, vectors)) = &self.engine.vectors[i].settle {
+            for (t, made) in self.tokens.iter_mut().zip(made) {
+                t.read = kernel.twin(Math::F32, &mut t.x, &made, vectors);
+            }
+        }
     }
 
     fn attend(&mut self, i: usize, layer: usize) {

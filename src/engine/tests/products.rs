@@ -3,7 +3,7 @@
 use super::*;
 use crate::kernels::embed::{self, Embed};
 use crate::kernels::activation::Activation;
-use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Take, row_product};
+use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};
 use crate::kernels::{groups, pack, padded, select};
 use crate::model::{Matrix, random_rows};
 use crate::quant::{GROUP, Layout, TILE, Type, dequantize};
@@ -134,6 +134,7 @@ impl Products<'_> {
         Gemv {
             parts: parts.to_vec(),
             take: Take::Whole,
+            tail: Tail::None,
             norm: (!matches!(epilogue, Epilogue::Residual { .. })).then_some((self.cols, EPSILON)),
             bias: false,
             first_tile: 0,

@@ -1,0 +1,59 @@
+// Which experts a token takes: those of the highest scores, the first of equal ones, and their
+// weights. A whole workgroup is at it. See src/kernels/route.rs. Includer: score_at, picks, THREADS.
+const EXPERTS: u32 = ${EXPERTS}u;
+const USED: u32 = ${USED}u;
+const FOURS: u32 = ${EXPERT_FOURS}u; // vec4s of scores
+const ROWS: u32 = 4u * FOURS;
+const SHARERS: u32 = ${ROUTE_SHARERS}u; // lanes that compare a score with others
+
+var<workgroup> all_scores: array<vec4<f32>, FOURS>;
+var<workgroup> places: array<atomic<u32>, ROWS>;
+var<workgroup> best_scores: array<f32, USED>;
+
+fn route(token: u32, lid: u32) {
+  for (var e = lid; e < ROWS; e += THREADS) {
+    let score = score_at(token, min(e, EXPERTS - 1u));
+    all_scores[e >> 2u][e & 3u] = select(-3.4e38, score, e < EXPERTS);
+    atomicStore(&places[e], 0u);
+  }
+  workgroupBarrier();
+  for (var t = lid; t < ROWS * SHARERS; t += THREADS) {
+    let e = t % ROWS;
+    let mine = vec4<f32>(all_scores[e >> 2u][e & 3u]);
+    var ahead = vec4<u32>(0u);
+    for (var k = t / ROWS; k < FOURS; k += SHARERS) {
+      let others = all_scores[k];
+      let earlier = vec4<u32>(4u * k, 4u * k + 1u, 4u * k + 2u, 4u * k + 3u) < vec4<u32>(e);
+      ahead += select(vec4<u32>(0u), vec4<u32>(1u), (others > mine) | ((others == mine) & earlier));
+    }
+    atomicAdd(&places[e], ahead.x + ahead.y + ahead.z + ahead.w);
+  }
+  // Scores that are no numbers have no place: their token takes the first expert, with a weight that
+  // is no number either.
+  for (var k = lid; k < USED; k += THREADS) { best_scores[k] = bitcast<f32>(0x7fc00000u); }
+  workgroupBarrier();
+  for (var e = lid; e < EXPERTS; e += THREADS) {
+    let place = atomicLoad(&places[e]);
+    if place < USED {
+      best_scores[place] = all_scores[e >> 2u][e & 3u];
+      picks[token * (USED + 1u) + place].x = e;
+    }
+  }
+  workgroupBarrier();
+  for (var k = lid; k < USED; k += THREADS) {
+#if NORMALISED
+    var all = 0.0;
+    for (var i = 0u; i < USED; i++) { all += exp(best_scores[i] - best_scores[0]); }
+#else
+    var each = vec4<f32>(0.0);
+    for (var i = 0u; i < FOURS; i++) { each += exp(all_scores[i] - best_scores[0]); }
+    let all = dot(each, vec4<f32>(1.0));
+#endif
+    picks[token * (USED + 1u) + k].y = bitcast<u32>(${ROUTING_SCALE} * exp(best_scores[k] - best_scores[0]) / all);
+  }
+#if SHARE_GATE
+  if lid == THREADS - 1u {
+    picks[token * (USED + 1u) + USED].y = bitcast<u32>(1.0 / (1.0 + exp(-score_at(token, ${GATE_AT}u))));
+  }
+#endif
+}

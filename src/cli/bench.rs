@@ -12,9 +12,9 @@ use super::stats::{per, rate};
 use super::{interrupt, load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
 use crate::engine::profile::{Limits, median};
-use crate::engine::{Counters, Engine, Info};
+use crate::engine::{Counters, Engine};
 use crate::kernels::sample::Sampling;
-use crate::model::{Model, Op};
+
 use crate::{Error, Result};
 
 /// Measure tokens per second
@@ -146,7 +146,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         output::notes(&["this device has no clock for single kernels: no profile".to_owned()]);
     }
     let info = bench.engine.info();
-    let decode = decoding(&model, info, args, &decode, limits);
+    let decode = decoding(&*bench.engine, args, &decode, limits);
     let profile = profile.zip(limits).map(|(p, l)| Account::new(p, &l, &decode));
     let results = vec![
         decode,
@@ -241,7 +241,7 @@ fn measured(kind: &'static str, args: &Args, runs: &[Outcome], speed: impl Fn(&O
 }
 
 #[allow(clippy::cast_precision_loss, reason = "rates")]
-fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome], limits: Option<Limits>) -> Measured {
+fn decoding(engine: &dyn Engine, args: &Args, runs: &[Outcome], limits: Option<Limits>) -> Measured {
     let m = measured("decode", args, runs, |o| rate(o.decode_tokens, o.decode));
     let mut sum = Counters::default();
     for run in runs {
@@ -251,10 +251,8 @@ fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome], limits: O
         sum.readback_bytes += run.counters.readback_bytes;
         sum.encode += run.counters.encode;
     }
-    // A step reads the weights, but of the embedding a row, and the keys and values so far.
-    let positions = (args.depth + SHORT + args.tokens / 2) as u64;
-    let bytes = (info.weight_bytes - embedding(model).min(info.weight_bytes))
-        + info.kv_bytes.checked_div(info.context as u64).unwrap_or(0) * positions;
+    // Of the step in the middle.
+    let bytes = engine.step_bytes(args.depth + SHORT + args.tokens / 2);
     let gb_per_s = bytes as f64 * m.median_tokens_per_s / 1e9;
     Measured {
         tokens: args.tokens,
@@ -266,16 +264,6 @@ fn decoding(model: &Model, info: &Info, args: &Args, runs: &[Outcome], limits: O
         readback_bytes_per_token: Some(per(sum.readback_bytes, sum.steps)),
         cpu_encode_us_per_token: Some(sum.encode.as_secs_f64() * 1e6 / (sum.steps.max(1)) as f64),
         ..m
-    }
-}
-
-/// Bytes of an embedding that is not the output matrix as well.
-fn embedding(model: &Model) -> u64 {
-    match (model.plan.ops.first(), model.plan.ops.last()) {
-        (Some(Op::Embed { table }), Some(Op::Logits { weight })) if table.name != weight.name => {
-            table.bytes()
-        }
-        _ => 0,
     }
 }
 

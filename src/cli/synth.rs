@@ -281,10 +281,8 @@ mod tests {
     #[test]
     fn parts_share_what_is_left() {
         let sizes = |bytes: &[usize], parts| -> Vec<usize> {
-            let tensors: Vec<Matrix> = bytes
-                .iter()
-                .map(|kib| Matrix::whole("", Type::F32, *kib, 256))
-                .collect();
+            let tensors: Vec<Matrix> =
+                bytes.iter().map(|kib| Matrix::whole("", Type::F32, *kib, 256)).collect();
             cut(&tensors, parts).iter().map(|own| own.len()).collect()
         };
         assert_eq!(sizes(&[1; 9], 3), [3, 3, 3]);

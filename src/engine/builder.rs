@@ -232,7 +232,8 @@ pub(super) fn logits(
 ) -> Result<Vec<Dispatch>> {
     let epilogue = Epilogue::Logits { vocab: weight.rows, scale: spec.logit_scale, cap: spec.logit_cap };
     let norm = normed.then_some((spec.width, spec.norm_eps));
-    let shape = Product { epilogue, take: Take::Whole, tail: Tail::None, stride: weight.rows, norm, bias: false };
+    let shape =
+        Product { epilogue, take: Take::Whole, tail: Tail::None, stride: weight.rows, norm, bias: false };
     let slices = Slices { store, place };
     let out = [Range::from(out), best.into()];
     match tokens {
@@ -295,8 +296,7 @@ impl Builder<'_> {
             Stage::Route { matrices, normed, .. } => {
                 let mut out = vec![Range::from(&self.scores)];
                 out.extend(vector.map(Range::from));
-                let shape =
-                    self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
+                let shape = self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
                 let Some(route) = route(spec, matrices.len() > 1) else { return Ok(vec![]) };
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Route(route), ..shape };
@@ -423,12 +423,7 @@ impl Builder<'_> {
         products(self.gpu, &slices, &shape, tokens, input, out, more, Kind::Gemv)
     }
 
-    fn attention(
-        &self,
-        of: &Attends,
-        vectors: Option<&wgpu::Buffer>,
-        decode: bool,
-    ) -> Result<Vec<Dispatch>> {
+    fn attention(&self, of: &Attends, vectors: Option<&wgpu::Buffer>, decode: bool) -> Result<Vec<Dispatch>> {
         let layer = of.layer;
         let spec = &self.model.plan.spec;
         let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;

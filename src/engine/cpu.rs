@@ -18,7 +18,7 @@ use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::FAILED;
 use crate::kernels::settle::{Settle, Vectors};
 use crate::kernels::{Kv, Math, padded};
-use crate::model::{Model, Spec, Vector, Weights};
+use crate::model::{Matrix, Model, Op, Spec, Vector, Weights};
 use crate::{Error, Result};
 
 /// Tokens that are computed together: a row is decoded once for all of them.
@@ -252,6 +252,23 @@ impl Engine for CpuEngine {
     ) -> Result<()> {
         self.run = None;
         self.prefill(0, ids, all, progress, &mut |logits| row(&logits))
+    }
+
+    fn step_bytes(&self, position: usize) -> u64 {
+        let spec = &self.model.plan.spec;
+        let of_matrix = |m: &Matrix| match (spec.experts, m.experts) {
+            (Some(experts), 2..) => m.bytes() / m.experts as u64 * experts.used as u64,
+            _ => m.bytes(),
+        };
+        // Of the embedding a row alone, unless it is the output matrix as well.
+        let all: u64 = self.model.plan.matrices().into_iter().map(of_matrix).sum();
+        let table = match (self.model.plan.ops.first(), self.model.plan.ops.last()) {
+            (Some(Op::Embed { table }), Some(Op::Logits { weight })) if table != weight => table.bytes(),
+            _ => 0,
+        };
+        let row = (2 * spec.head_rows()[1] * size_of::<f32>()) as u64;
+        let seen = |a: &Attention| (position + 1 - a.first_key(position)) as u64;
+        all - table + row * self.attention.iter().map(seen).sum::<u64>()
     }
 
     fn counters(&self) -> Counters {

@@ -352,6 +352,10 @@ impl Engine for GpuEngine {
         self.counters
     }
 
+    fn step_bytes(&self, position: usize) -> u64 {
+        self.programs.decode_dispatches().map(|d| d.bytes(position, self.info.kv)).sum()
+    }
+
     fn limits(&mut self) -> Result<Option<Limits>> {
         profile::limits(&self.gpu).map(Some)
     }

@@ -221,6 +221,10 @@ pub trait Engine {
     /// What generating has cost.
     fn counters(&self) -> Counters;
 
+    /// Bytes of weights, keys and values that a step at a position reads: of experts those that a
+    /// token takes.
+    fn step_bytes(&self, position: usize) -> u64;
+
     /// What the device can do at most, measured now; `None` where there is no GPU.
     ///
     /// # Errors

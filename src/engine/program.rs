@@ -6,18 +6,18 @@ use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{
-    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride, strided,
-    stream,
+    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride, stream,
+    strided,
 };
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{self, Gemv};
+use crate::kernels::route::Route;
 use crate::kernels::sample::{self, Sampling};
 use crate::kernels::select::Select;
-use crate::kernels::{Form, Kv, embed, groups};
-use crate::kernels::route::Route;
 use crate::kernels::settle::Settle;
+use crate::kernels::{Form, Kv, embed, groups};
 use crate::model::{Matrix, Model, Plan, Spec, Vector};
 use crate::quant::TILE;
 
@@ -343,8 +343,15 @@ impl Programs {
             let out = gpu.buffer("logits", (tokens * self.spec.vocab * 4) as u64, STORAGE)?;
             let (weight, normed, place) = &self.head;
             let buffers = (&self.normed, &out, &self.best);
-            let made =
-                logits(gpu, &self.store, &self.spec, *place, (weight, *normed), Tuning::of(gpu).batch_tokens, buffers)?;
+            let made = logits(
+                gpu,
+                &self.store,
+                &self.spec,
+                *place,
+                (weight, *normed),
+                Tuning::of(gpu).batch_tokens,
+                buffers,
+            )?;
             self.all_logits = Some((made, out));
         }
         Ok(())

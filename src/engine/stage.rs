@@ -112,8 +112,9 @@ pub struct Attends {
 pub fn lower(plan: &Plan) -> Vec<Stage> {
     let layer_norms = plan.spec.block.norm == Norm::Layer;
     // An RMS norm without bias leaves its factor to its consumers.
-    let defers =
-        |norm: &Option<(Vector, Option<Vector>)>| norm.as_ref().is_some_and(|n| !layer_norms && n.1.is_none());
+    let defers = |norm: &Option<(Vector, Option<Vector>)>| {
+        norm.as_ref().is_some_and(|n| !layer_norms && n.1.is_none())
+    };
     let mut stages = Vec::new();
     let mut normed = false;
     for (i, op) in plan.ops.iter().enumerate() {
@@ -281,12 +282,8 @@ pub fn settle(spec: &Spec, weights: &Weights, of: &Settling, branch: bool) -> (S
         None => Reads::Stream,
         Some(_) => Reads::Normed { mean: spec.block.norm == Norm::Layer, bias: norm_bias.is_some() },
     };
-    let kernel = Settle {
-        width: spec.width,
-        branch: branch.then_some(added),
-        norm: reads,
-        epsilon: spec.norm_eps,
-    };
+    let kernel =
+        Settle { width: spec.width, branch: branch.then_some(added), norm: reads, epsilon: spec.norm_eps };
     let vectors = Vectors {
         branch_bias: floats(of.bias.as_ref()),
         branch_norm: floats(of.after.as_ref()),

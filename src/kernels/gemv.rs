@@ -249,7 +249,8 @@ impl Gemv {
     /// once, over the rows that share it, and no more registers than that takes.
     pub fn default_unroll(parts: &[Part], epilogue: &Epilogue, tiles: usize) -> usize {
         let shape = steps(parts[0].layout.ty);
-        let pairs = matches!(epilogue, Epilogue::Gated(_)) && parts.get(1).is_some_and(|p| shape == steps(p.layout.ty));
+        let pairs = matches!(epilogue, Epilogue::Gated(_))
+            && parts.get(1).is_some_and(|p| shape == steps(p.layout.ty));
         let rows = if pairs { 2 * tiles } else { tiles };
         (UNROLL / (rows * shape.chunks)).max(1)
     }

@@ -267,7 +267,9 @@ impl Walk<'_> {
     fn place(&self, s: usize, at: &str) -> String {
         // Where the slices are whole blocks, a lane's part of its blocks is always the same.
         let (at, slot) = match self.experts {
-            Some(_) => (format!("(({at}) % {}u)", self.of_row), format!("let slot{s} = ({at}) / {}u; ", self.of_row)),
+            Some(_) => {
+                (format!("(({at}) % {}u)", self.of_row), format!("let slot{s} = ({at}) / {}u; ", self.of_row))
+            }
             None => (at.to_owned(), String::new()),
         };
         let (block, part) = match self.steps().parts {

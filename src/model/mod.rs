@@ -17,8 +17,8 @@ pub use rope::Factors;
 pub use spec::{
     Activation, Block, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec, Temperature,
 };
-pub use synthetic::{Key, Synthetic};
 pub(crate) use synthetic::random_rows;
+pub use synthetic::{Key, Synthetic};
 pub use weights::{Matrix, Vector, Weights};
 
 use crate::Result;

@@ -87,9 +87,7 @@ fn frequencies(rope: &Rope, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
     };
     match rope.scaling {
         Scaling::None => ((0..pairs).map(plain).collect(), magnitude),
-        Scaling::Linear { factor } => {
-            ((0..pairs).map(|i| plain(i) / f64::from(factor)).collect(), magnitude)
-        }
+        Scaling::Linear { factor } => ((0..pairs).map(|i| plain(i) / f64::from(factor)).collect(), magnitude),
         Scaling::Yarn { factor, original_context, log_multiplier, beta_fast, beta_slow } => {
             let factor = f64::from(factor);
             // A factor below 1 stretches nothing.

@@ -247,7 +247,8 @@ fn memory(file: &File, model: Option<&Model>, spec: Option<&Spec>, ctx: Option<u
 /// Bytes of the weights as they lie on a device.
 fn weights(model: &Model) -> u64 {
     let matrices = model.plan.matrices().into_iter();
-    let matrices = matrices.filter_map(|m| Layout::new(m.ty, m.packed_rows(m.rows), m.cols)).map(|l| l.bytes as u64);
+    let matrices =
+        matrices.filter_map(|m| Layout::new(m.ty, m.packed_rows(m.rows), m.cols)).map(|l| l.bytes as u64);
     let vectors = model.plan.vectors().map(|v| v.len);
     matrices.sum::<u64>() + vectors.map(|n| (n * Type::F32.block_bytes()) as u64).sum::<u64>()
 }

@@ -212,7 +212,8 @@ impl Pass<'_> {
         if feed == Feed::Chosen {
             let used = self.tokens.first().map_or(0, |t| t.chosen.len());
             let mut hidden = vec![vec![Activations::default(); used]; self.tokens.len()];
-            for (expert, takers) in self.takers(up.experts).iter().enumerate().filter(|(_, t)| !t.is_empty()) {
+            for (expert, takers) in self.takers(up.experts).iter().enumerate().filter(|(_, t)| !t.is_empty())
+            {
                 let inputs: Vec<&Activations> = takers.iter().map(|(n, _)| &self.tokens[*n].read).collect();
                 let rows = expert * up.rows..(expert + 1) * up.rows;
                 let of: Vec<Vec<Vec<f32>>> =

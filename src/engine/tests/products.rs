@@ -1,8 +1,8 @@
 //! Packing, matrix products and the embedding.
 
 use super::*;
-use crate::kernels::embed::{self, Embed};
 use crate::kernels::activation::Activation;
+use crate::kernels::embed::{self, Embed};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};
 use crate::kernels::{groups, pack, padded, select};
 use crate::model::{Matrix, random_rows};

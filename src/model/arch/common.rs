@@ -32,7 +32,9 @@ fn spec(architecture: &'static str, keys: &Keys<'_>, pairing: Pairing, norm: Nor
         ));
     }
     if keys.get("attention.key_length").is_none() && !width.is_multiple_of(heads) {
-        return Err(keys.bad("attention.head_count", format!("{heads} heads do not divide a width of {width}")));
+        return Err(
+            keys.bad("attention.head_count", format!("{heads} heads do not divide a width of {width}"))
+        );
     }
     let head_dim = keys.size_or("attention.key_length", width / heads)?;
     let value_dim = keys.size_or("attention.value_length", head_dim)?;
@@ -199,9 +201,9 @@ fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
         return Err(keys.bad("expert_used_count", format!("{used} of {count} experts")));
     }
     if count > MOST_EXPERTS || used > MOST_USED {
-        return Err(keys.unsupported(format!(
-            "{used} of {count} experts (up to {MOST_USED} of {MOST_EXPERTS} are)"
-        )));
+        return Err(
+            keys.unsupported(format!("{used} of {count} experts (up to {MOST_USED} of {MOST_EXPERTS} are)"))
+        );
     }
     match keys.count_or("expert_gating_func", 0)? {
         0 | 1 | 3 => {} // a softmax, before or after the choice: the weights are normalised or not

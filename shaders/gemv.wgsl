@@ -25,7 +25,7 @@ var<immediate> args: Args;
 @group(0) @binding(3) var<storage, read> xm: array<vec4<f32>>; // (tokens, CHUNKS) records
 #if RAW
 #if TAILED
-@group(0) @binding(4) @coherent var<storage, read_write> out: array<f32>; // (STRIDE)
+@group(0) @binding(4) @coherent var<storage, read_write> out: array<f32>; // (SPLITS, STRIDE)
 #else
 @group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
 #endif
@@ -109,11 +109,23 @@ ${BLOCKS}
 #include "emit.wgsl"
 #endif
 #if SETTLES
-fn branch_at(i: u32) -> vec4<f32> { return vec4<f32>(out[4u * i], out[4u * i + 1u], out[4u * i + 2u], out[4u * i + 3u]); }
+fn branch_at(i: u32) -> vec4<f32> {
+  var v = vec4<f32>(0.0);
+#repeat z SPLITS
+  v += vec4<f32>(out[${z}u * STRIDE + 4u * i], out[${z}u * STRIDE + 4u * i + 1u], out[${z}u * STRIDE + 4u * i + 2u], out[${z}u * STRIDE + 4u * i + 3u]);
+#end
+  return v;
+}
 #include "settle_body.wgsl"
 #endif
 #if ROUTES
-fn score_at(token: u32, i: u32) -> f32 { return out[i]; }
+fn score_at(token: u32, i: u32) -> f32 {
+  var v = 0.0;
+#repeat z SPLITS
+  v += out[${z}u * STRIDE + i];
+#end
+  return v;
+}
 #include "route_body.wgsl"
 #endif
 #if TAILED
@@ -151,7 +163,12 @@ fn total(i: u32, row: u32) -> f32 {
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let row = lid & 15u;
-  let slice = lid >> 4u;
+  let own_slice = lid >> 4u; // of this workgroup
+#if SPLIT
+  let slice = wg.z * SLICES + own_slice;
+#else
+  let slice = own_slice;
+#endif
 #if ARGS
   let token = args.first + wg.y * T; // first token of this workgroup, in the input
   let tokens = args.tokens;
@@ -212,7 +229,7 @@ ${VARIABLES}${FETCHES}
 #endif
 ${PRODUCTS}
 #repeat k SUMS
-  partial[(${k}u * 16u + row) * PITCH + (slice >> 2u)][slice & 3u] = acc[${k}u];
+  partial[(${k}u * 16u + row) * PITCH + (own_slice >> 2u)][own_slice & 3u] = acc[${k}u];
 #end
 #if NORM
   if i < T { squares[lid >> 2u][lid & 3u] = square; }
@@ -274,11 +291,19 @@ ${PRODUCTS}
 #endif
 #if RAW
 #if BIAS
+#if SPLIT
+    v += select(0.0, bias[out_tile * 16u + row], wg.z == 0u);
+#else
     v += bias[out_tile * 16u + row];
 #endif
 #endif
+#endif
 #if RAW
+#if SPLIT
+    out[wg.z * STRIDE + out_tile * 16u + row] = v;
+#else
     out[to * STRIDE + out_tile * 16u + row] = v;
+#endif
 #endif
 #if RESIDUAL
     v += more;

@@ -43,6 +43,7 @@ fn shaders(form: Form) -> Vec<Shader> {
             epilogue,
             take: Take::Whole,
             tail: Tail::None,
+            splits: 1,
             norm,
             bias: tokens == 1,
             first_tile: 0,

@@ -46,6 +46,17 @@ impl Tuning {
         }
     }
 
+    /// Lanes' slices of a row and workgroups that share one, before a tail that needs all rows. Few
+    /// tiles leave most of a device idle, and their rows are long: they are cut.
+    fn cut(self, parts: &[Part], tail: &Tail) -> (usize, usize) {
+        let steps = loops::steps_of(&parts[0].layout);
+        match tail {
+            Tail::Route(_) => (16, steps.div_ceil(16).min(6)),
+            Tail::Settle(_) if steps >= 96 && !self.software => (32, 2),
+            Tail::Settle(_) | Tail::None => (64, 1),
+        }
+    }
+
     /// The knobs of a product, as the lab (`cargo bench --bench kernels`) found them best on an H200.
     /// To decode with few tiles, as many lanes as there are steps, so that all loads are under way
     /// at once; with many, fewer lanes that have more to do. Little is written out: code that is
@@ -183,7 +194,12 @@ fn products(
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
-        let knobs = Tuning::of(gpu).knobs(&slice.parts, &shape.epilogue, &shape.take, tokens);
+        let tuning = Tuning::of(gpu);
+        let mut knobs = tuning.knobs(&slice.parts, &shape.epilogue, &shape.take, tokens);
+        let (slices, splits) = tuning.cut(&slice.parts, &shape.tail);
+        if splits > 1 {
+            knobs = Knobs { threads: slices * TILE, tiles: 1, unroll: 1 };
+        }
         let kernel = fitting(
             gpu,
             Gemv {
@@ -191,6 +207,7 @@ fn products(
                 epilogue: shape.epilogue.clone(),
                 take: shape.take,
                 tail: shape.tail.clone(),
+                splits,
                 first_tile: slice.first_tile,
                 stride: shape.stride,
                 norm: shape.norm,

@@ -323,6 +323,7 @@ fn kernel(epilogue: &Epilogue, parts: &[Part], knobs: Knobs) -> Gemv {
         epilogue: epilogue.clone(),
         take: Take::Whole,
         tail: Tail::None,
+        splits: 1,
         first_tile: 0,
         stride,
         norm: normed(epilogue).then_some((layout.cols, EPSILON)),

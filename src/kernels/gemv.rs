@@ -128,6 +128,9 @@ pub struct Gemv {
     pub take: Take,
     /// What follows `Raw`, for one token.
     pub tail: Tail,
+    /// Workgroups that share the inner dimension of the same rows: 1, or more before a tail, which adds
+    /// what they have written one after another.
+    pub splits: usize,
     /// The first tile of the output that this dispatch computes: not 0 in the later dispatches of
     /// matrices that are split by rows.
     pub first_tile: usize,
@@ -283,6 +286,7 @@ impl Gemv {
             self.knobs.tiles == 1 || (self.tokens == 1 && (self.parts.len() == 1 || self.is_paired()))
         );
         debug_assert!(self.tokens == 1 || self.chosen().is_none());
+        debug_assert!(self.splits == 1 || self.tail != Tail::None);
         debug_assert!(self.tail == Tail::None || (self.tokens == 1 && self.epilogue == Epilogue::Raw));
         let mut source = Source::new(form);
         let matrix = |i: usize| self.parts.get(i).unwrap_or(&self.parts[0]);
@@ -386,7 +390,9 @@ impl Gemv {
             .set("EXPERT_TILES0", self.expert_tiles(0))
             .set("EXPERTS", self.chosen().map_or(1, |c| c.0))
             .set("PICKS", picks)
-            .set("WORKGROUPS", self.grid(1)[0])
+            .set("WORKGROUPS", self.grid(1)[0] * self.grid(1)[2])
+            .set("SPLITS", self.splits)
+            .flag("SPLIT", self.splits > 1)
             .flag("PICKED", self.take != Take::Whole)
             .flag("CHOSEN", self.chosen().is_some())
             .flag("CHOSEN_HIDDEN", self.chosen().is_some() && self.is_gated())
@@ -405,7 +411,7 @@ impl Gemv {
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
         let slots = match self.chosen() {
             Some((_, used)) if self.is_gated() => u32(used),
-            _ => 1,
+            _ => u32(self.splits),
         };
         [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), slots]
     }

@@ -80,7 +80,7 @@ impl Gemv {
     /// The loops over a row's steps, for every matrix. A lane's first tile is `tile`.
     pub(super) fn body(&self) -> Body {
         let Knobs { threads, unroll, .. } = self.knobs;
-        let slices = threads / TILE;
+        let slices = threads / TILE * self.splits;
         let mut all = Body::default();
         let unit = steps(self.parts[0].layout.ty).chunks;
         let sets = self.sets();

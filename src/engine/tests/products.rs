@@ -135,6 +135,7 @@ impl Products<'_> {
             parts: parts.to_vec(),
             take: Take::Whole,
             tail: Tail::None,
+            splits: 1,
             norm: (!matches!(epilogue, Epilogue::Residual { .. })).then_some((self.cols, EPSILON)),
             bias: false,
             first_tile: 0,

@@ -9,10 +9,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use infer::Result;
+use infer::cli::{kv, shapes};
 use infer::engine::DeviceChoice;
 use infer::engine::lab::{Lab, Shape, Sweep, Timing};
-use infer::kernels::Math;
-use infer::{Result, cli::shapes};
+use infer::kernels::{Kv, Math};
 use serde::Serialize;
 
 /// The models whose shapes are measured.
@@ -44,6 +45,9 @@ struct Args {
     /// Time attention instead, of one token with so many before it
     #[arg(long, value_name = "DEPTH")]
     attention: Option<usize>,
+    /// How keys and values are stored, for attention; by default as the arithmetic
+    #[arg(long, value_name = "TYPE", value_parser = kv())]
+    kv: Option<Kv>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -101,7 +105,7 @@ fn run(args: &Args) -> Result<bool> {
     }
     let mut right = true;
     for math in &args.math {
-        let lab = Lab::open(&args.device, *math)?;
+        let lab = Lab::open(&args.device, *math, args.kv)?;
         let limits = lab.limits();
         if let Some(depth) = args.attention {
             right &= attention(&lab, args, depth)?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use infer::cli::{execute, math, open, print, say};
+use infer::cli::{execute, kv, math, open, print, say};
 use infer::engine::quality::{self, Estimate, Position, Summary, compare};
 use infer::engine::{self, DeviceChoice, Engine, Info, Options};
 use infer::kernels::{Kv, Math};
@@ -43,8 +43,8 @@ struct Args {
         value_parser = math())]
     maths: Vec<Math>,
     /// How the arithmetics store keys and values; by default each as it does
-    #[arg(long, value_name = "TYPE", value_parser = ["f16", "f32"])]
-    kv: Option<String>,
+    #[arg(long, value_name = "TYPE", value_parser = kv())]
+    kv: Option<Kv>,
     /// Tokens of a window, lowered to the model's context
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     window: u32,
@@ -92,7 +92,7 @@ fn run(args: &Args) -> Result<String> {
     }
     tokenizer.notes().iter().for_each(|note| say(&format!("note: {note}")));
     let windows = windows(args, &tokenizer, window)?;
-    let options = |device: &DeviceChoice, math, kv| Options {
+    let options = |device: &DeviceChoice, math, kv: Option<Kv>| Options {
         device: device.clone(),
         math: Some(math),
         kv,
@@ -103,10 +103,9 @@ fn run(args: &Args) -> Result<String> {
     let device = args.reference.as_ref().unwrap_or(&args.device);
     let mut reference = engine::open(model.clone(), &options(device, Math::F32, None), &mut none)?;
     reference.info().notes.iter().for_each(|note| say(&format!("note: {note}")));
-    let kv = args.kv.as_ref().map(|kv| if kv == "f16" { Kv::F16 } else { Kv::F32 });
     let mut rows = Vec::new();
     for math in &args.maths {
-        let mut other = engine::open(model.clone(), &options(&args.device, *math, kv), &mut none)?;
+        let mut other = engine::open(model.clone(), &options(&args.device, *math, args.kv), &mut none)?;
         let positions = measure(reference.as_mut(), other.as_mut(), &windows)?;
         let summary = Summary::of(&positions).ok_or_else(|| Error::Other("nothing to measure".to_owned()))?;
         rows.push(Row { info: other.info().clone(), summary });

@@ -32,6 +32,9 @@ var<immediate> args: Args;
 // Biases (STRIDE), then the weights of the queries' and the keys' norms, those of both that are there.
 @group(0) @binding(7) var<storage, read> vectors: array<${ROW}>;
 #endif
+#if SCALED
+@group(0) @binding(8) var<storage, read_write> scales: array<u32>; // see kv.wgsl
+#endif
 
 #include "kv.wgsl"
 
@@ -51,12 +54,19 @@ const PER16: u32 = THREADS / 16u;
 var<workgroup> q: array<vec4<f32>, ${Q_VECTORS}>;
 var<workgroup> k_new: array<vec4<u32>, DU>;
 var<workgroup> v_new: array<vec4<u32>, DU>;
+#if SCALED
+const PER_WORD: u32 = ${PER_WORD}u;  // units of a key whose scales are asked for with one word
+#if DECODE
+var<workgroup> new_scales: array<u32, 2u * WORDS>; // of k_new, then of v_new
+#endif
+#endif
 #if DECODE
 var<workgroup> eighths: array<vec4<f32>, ${EIGHTHS}>;     // (HB, 2)
 #endif
 var<workgroup> lanes: array<f32, ${LANES}>;               // (HB, THREADS)
 var<workgroup> sixteenths: array<vec4<f32>, ${SIXTEENTHS}>; // (HB, 4)
-// First weights (HB, PITCH), four to a vector, then a head's slices (VS, DV).
+// First weights (HB, PITCH), four to a vector, then a head's slices (VS, DV). In Q8_0, before all that
+// the new key and value (2, HEAD_VECTORS).
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 #if INLINE
 var<workgroup> is_last: u32;
@@ -148,9 +158,19 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat n BU
   ks[${n}u] = cache[key_at(kv_head, min(begin + lid, last), ${n}u)];
 #end
+#if SCALED
+  var k_words: array<u32, ${KEY_WORDS}>;
+  var v_words: array<u32, AHEAD>;
+#repeat n KEY_WORDS
+  k_words[${n}u] = scales[key_scale_at(kv_head, min(begin + lid, last), ${n}u * PER_WORD / 4u)];
+#end
+#endif
 #if EARLY
 #repeat n AHEAD
   vs[${n}u] = cache[value_at(kv_head, min(begin + slice + ${n}u * VS, last), unit)];
+#if SCALED
+  v_words[${n}u] = scales[value_scale_at(kv_head, min(begin + slice + ${n}u * VS, last), unit / 4u)];
+#endif
 #end
 #endif
 
@@ -196,6 +216,34 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #if HEAD_NORMS
     factor = factor_of(HB);
 #endif
+#if SCALED
+    for (var t = i; t < 2u * HEAD_VECTORS; t += THREADS) {
+      if t < HEAD_VECTORS {
+        pool[t] = key_vector(token, kv_head, t, position, factor);
+      } else {
+        pool[t] = value_vector(token, kv_head, t - HEAD_VECTORS);
+      }
+    }
+  }
+  workgroupBarrier();
+  if fresh {
+    // Units of the key, then of the value, as rounded as what later tokens will read.
+    for (var t = lid; t < 2u * DU; t += THREADS) {
+      let u = t % DU;
+      let of_value = t >= DU;
+      let first = select(0u, HEAD_VECTORS, of_value);
+      let made = quantised(first + 4u * u, block_scale(first + u / 2u * 8u));
+      if of_value { v_new[u] = made; } else { k_new[u] = made; }
+      if block == 0u { cache[select(key_at(kv_head, position, u), value_at(kv_head, position, u), of_value)] = made; }
+      if u % 4u == 0u {
+        let word = word_of(first + 4u * u);
+        new_scales[select(0u, WORDS, of_value) + u / 4u] = word;
+        if block == 0u {
+          scales[select(key_scale_at(kv_head, position, u / 4u), value_scale_at(kv_head, position, u / 4u), of_value)] = word;
+        }
+      }
+    }
+#else
     for (var u = i; u < DU; u += THREADS) {
       let k = key_unit(token, kv_head, u, position, factor);
       k_new[u] = k; // as rounded as what later tokens will read
@@ -206,6 +254,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       v_new[u] = v;
       if block == 0u { cache[value_at(kv_head, position, u)] = v; }
     }
+#endif
   }
 #endif
   workgroupBarrier();
@@ -217,7 +266,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     if fresh {
       for (var i = lid & 7u; i < DV; i += 8u) {
         var x = loaded(k_new[i / UV]);
+#if SCALED
+        a += dot(q[lid / 8u * DV + i], x[i % UV]) * scale_of(new_scales[i / UV / 4u], i / UV);
+#else
         a += dot(q[lid / 8u * DV + i], x[i % UV]);
+#endif
       }
     }
     eighths[lid >> 2u][lid & 3u] = a;
@@ -238,7 +291,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #end
 #if DECODE
   if fresh {
-    let x = loaded(v_new[unit]);
+    var x = loaded(v_new[unit]);
+#if SCALED
+#repeat i UV
+    x[${i}u] *= scale_of(new_scales[WORDS + unit / 4u], unit);
+#end
+#endif
 #repeat j HB
     {
       let score = capped(dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0)));
@@ -291,15 +349,33 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat n BU
           ks[${n}u] = cache[key_at(kv_head, key, u0 + ${n}u)];
 #end
+#if SCALED
+#repeat n KEY_WORDS
+          k_words[${n}u] = scales[key_scale_at(kv_head, key, (u0 + ${n}u * PER_WORD) / 4u)];
+#end
+#endif
         }
 #repeat n BU
         {
           let x = loaded(ks[${n}u]);
+#if SCALED
+          let scale = scale_of(k_words[${n}u / PER_WORD], u0 + ${n}u);
+#repeat j HB
+          {
+            var of_unit = 0.0;
+#repeat i UV
+            of_unit = fma4(q[${j}u * DV + (u0 + ${n}u) * UV + ${i}u], x[${i}u], of_unit);
+#end
+            s[${j}u] = fma(of_unit, scale, s[${j}u]);
+          }
+#end
+#else
 #repeat j HB
 #repeat i UV
           s[${j}u] = fma4(q[${j}u * DV + (u0 + ${n}u) * UV + ${i}u], x[${i}u], s[${j}u]);
 #end
 #end
+#endif
         }
 #end
       }
@@ -348,6 +424,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
 #repeat n AHEAD
         vs[${n}u] = cache[value_at(kv_head, min(k0 + k + ${n}u * VS, last), unit)];
+#if SCALED
+        v_words[${n}u] = scales[value_scale_at(kv_head, min(k0 + k + ${n}u * VS, last), unit / 4u)];
+#endif
 #end
 #if EARLY
         }
@@ -355,8 +434,15 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat n AHEAD
         {
           let x = loaded(vs[${n}u]);
+#if SCALED
+          let scale = scale_of(v_words[${n}u], unit);
+#endif
 #repeat j HB
+#if SCALED
+          let f${j} = weight(${j}u * PITCH + k + ${n}u * VS) * scale;
+#else
           let f${j} = weight(${j}u * PITCH + k + ${n}u * VS);
+#endif
 #repeat i UV
           acc[${j}u * UV + ${i}u] += f${j} * x[${i}u];
 #end

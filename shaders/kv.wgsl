@@ -3,6 +3,11 @@
 // The cache is made of units of 16 bytes, UE numbers each. Keys: (kv heads, tiles of 32 positions,
 // units of a head, 32), so that lanes which own a key each read one piece of memory. Behind them
 // values: (kv heads, positions, units of a head), so that lanes which own a unit each do.
+//
+// In Q8_0 numbers are bytes, and the scales of blocks of 32 along a head are F16 numbers, two to a
+// word, in a buffer of their own: words next to each other are written by different lanes, which
+// components of one vector must not be. They lie as the units do. Keys: (kv heads, tiles, words of a
+// head, 32); values: (kv heads, positions, words of a head).
 const D: u32 = ${D}u;       // elements of a head
 const UE: u32 = ${UE}u;     // numbers of a unit
 const UV: u32 = UE / 4u;    // vec4s of a unit
@@ -31,6 +36,28 @@ fn key_at(head: u32, position: u32, unit: u32) -> u32 {
 fn value_at(head: u32, position: u32, unit: u32) -> u32 {
   return ((KV_HEADS + head) * CONTEXT + slot_of(position)) * DU + unit;
 }
+#if SCALED
+const WORDS: u32 = ${WORDS}u; // with scales of a head
+fn key_scale_at(head: u32, position: u32, word: u32) -> u32 {
+  let slot = slot_of(position);
+  return ((head * (CONTEXT / 32u) + slot / 32u) * WORDS + word) * 32u + slot % 32u;
+}
+fn value_scale_at(head: u32, position: u32, word: u32) -> u32 {
+  return ((KV_HEADS + head) * CONTEXT + slot_of(position)) * WORDS + word;
+}
+// The scale of a unit's block, of its word.
+fn scale_of(word: u32, unit: u32) -> f32 {
+  let pair = unpack2x16float(word);
+  return select(pair.x, pair.y, (unit & 2u) != 0u);
+}
+#endif
+#if KV_Q8_0
+// Times their block's scale.
+alias Unit = array<vec4<f32>, 4>;
+fn loaded(v: vec4<u32>) -> Unit {
+  return Unit(vec4<f32>(unpack4xI8(v.x)), vec4<f32>(unpack4xI8(v.y)), vec4<f32>(unpack4xI8(v.z)), vec4<f32>(unpack4xI8(v.w)));
+}
+#else
 #if KV_F16
 alias Unit = array<vec4<f32>, 2>;
 fn stored(v: Unit) -> vec4<u32> {
@@ -43,6 +70,7 @@ fn loaded(v: vec4<u32>) -> Unit {
 alias Unit = array<vec4<f32>, 1>;
 fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(v[0]); }
 fn loaded(v: vec4<u32>) -> Unit { return Unit(bitcast<vec4<f32>>(v)); }
+#endif
 #endif
 
 // Where the weights of the norms of queries and keys begin among the vectors: those of a head, or
@@ -191,6 +219,9 @@ fn head_squares(token: u32, at: u32, heads: u32, first: u32, step: u32) -> f32 {
 }
 fn head_factor(squares: f32, heads: u32) -> f32 { return inverseSqrt(squares / f32(heads * D) + ${HEAD_EPS}); }
 
+#if SCALED
+#include "kv_block.wgsl"
+#else
 // A unit of a key, whose head's norm has a factor.
 fn key_unit(token: u32, head: u32, unit: u32, position: u32, factor: f32) -> vec4<u32> {
   var v: Unit;
@@ -207,3 +238,4 @@ fn value_unit(token: u32, head: u32, unit: u32) -> vec4<u32> {
 #end
   return stored(v);
 }
+#endif

@@ -13,8 +13,52 @@ var<immediate> args: Args;
 @group(0) @binding(3) var<storage, read> vectors: array<${ROW}>;    // see attention.wgsl
 #endif
 
+#if SCALED
+@group(0) @binding(4) var<storage, read_write> scales: array<u32>;  // see kv.wgsl
+var<workgroup> pool: array<vec4<f32>, 128>; // of keys, then of values
+#endif
+
 #include "kv.wgsl"
 
+// The factor of a key's norm.
+fn key_factor(token: u32, head: u32) -> f32 {
+#if HEAD_NORMS
+#if WHOLE_NORMS
+  return head_factor(head_squares(token, K_AT, KV_HEADS, 0u, 1u), KV_HEADS);
+#else
+  return head_factor(head_squares(token, K_AT + head * D, 1u, 0u, 1u), 1u);
+#endif
+#else
+  return 1.0;
+#endif
+}
+
+#if SCALED
+// A lane has a vector of a key and of a value; of each four one makes the unit, of each sixteen one
+// the word of scales.
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
+  let i = id.x % HEAD_VECTORS;
+  let head = id.x / HEAD_VECTORS;
+  let token = id.y;
+  let position = args.position + token;
+  if head < KV_HEADS {
+    pool[lid] = key_vector(token, head, i, position, key_factor(token, head));
+    pool[64u + lid] = value_vector(token, head, i);
+  }
+  workgroupBarrier();
+  if head < KV_HEADS && i % 4u == 0u && i < DV {
+    let unit = i / 4u;
+    let block = lid / 8u * 8u;
+    cache[key_at(head, position, unit)] = quantised(lid, block_scale(block));
+    cache[value_at(head, position, unit)] = quantised(64u + lid, block_scale(64u + block));
+    if i % WORD_VECTORS == 0u {
+      scales[key_scale_at(head, position, unit / 4u)] = word_of(lid);
+      scales[value_scale_at(head, position, unit / 4u)] = word_of(64u + lid);
+    }
+  }
+}
+#else
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let unit = id.x % DU;
@@ -22,14 +66,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let token = id.y;
   if head >= KV_HEADS { return; }
   let position = args.position + token;
-  var factor = 1.0;
-#if HEAD_NORMS
-#if WHOLE_NORMS
-  factor = head_factor(head_squares(token, K_AT, KV_HEADS, 0u, 1u), KV_HEADS);
-#else
-  factor = head_factor(head_squares(token, K_AT + head * D, 1u, 0u, 1u), 1u);
-#endif
-#endif
-  cache[key_at(head, position, unit)] = key_unit(token, head, unit, position, factor);
+  cache[key_at(head, position, unit)] = key_unit(token, head, unit, position, key_factor(token, head));
   cache[value_at(head, position, unit)] = value_unit(token, head, unit);
 }
+#endif

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use infer::engine::{DeviceChoice, Engine, Forms, Options, open};
 use infer::gguf::File;
-use infer::kernels::Math;
 use infer::kernels::sample::Sampling;
+use infer::kernels::{Kv, Math};
 use infer::model::Model;
 use safetensors::SafeTensors;
 
@@ -120,19 +120,31 @@ fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) ->
 }
 
 /// Which models a form is tested on: what differs between forms shows on few.
-#[derive(PartialEq)]
 enum On {
     All,
     Few,
+    /// Those whose names begin so.
+    These(&'static [&'static str]),
+}
+
+impl On {
+    fn takes(&self, name: &str) -> bool {
+        let few: &[&str] = &["llama-yarn", "llama-mqa", "qwen2-wide"];
+        let one_of = |names: &[&str]| names.iter().any(|n| name.starts_with(n));
+        match self {
+            On::All => true,
+            On::Few => common::full() || one_of(few),
+            On::These(names) => one_of(names),
+        }
+    }
 }
 
 fn run(options: &Options, bounds: &Bounds, what: &str, on: On) {
-    let few = ["llama-yarn", "llama-mqa", "qwen2-wide"];
     let mut worst = (0.0f64, 0.0f64, 0);
     let only = std::env::var("INFER_TEST_ONLY").is_ok();
     for (path, model) in models() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if on == On::Few && !only && !common::full() && !few.iter().any(|f| name.starts_with(f)) {
+        if !only && !on.takes(&name) {
             continue;
         }
         let vocab = model.plan.spec.vocab;
@@ -223,6 +235,39 @@ fn gpu_f32_without_coherent_memory() {
         "gpu f32, no coherent memory",
         On::Few,
     );
+}
+
+/// Heads of 16 to 64 elements, one key/value head, norms of heads, windows in rings, sinks. What eight bits cost is held to
+/// what eight bits may cost elsewhere.
+#[test]
+fn keys_and_values_in_bytes() {
+    let models = On::These(&["llama-mqa", "llama-yarn", "qwen2-wide", "qwen3-wide", "gemma3-odd", "gpt-oss"]);
+    let options = Options { kv: Some(Kv::Q8_0), ..gpu(Math::Int16, Forms::from_env()) };
+    run(&options, &INT8, "gpu int16, kv q8_0", models);
+}
+
+/// As above: with the same rounding, both engines are as far from each other as they are without it.
+#[test]
+fn both_engines_round_keys_and_values_alike() {
+    let ids: Vec<u32> = (0..40).map(|i| i * 7 % 50).collect();
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    for kv in [Kv::F32, Kv::F16, Kv::Q8_0] {
+        let mut logits = |device| {
+            let options = Options { device, math: Some(Math::F32), kv: Some(kv), ..Options::default() };
+            let mut engine = open(biased(0.5), &options, &mut go_on).unwrap();
+            let all = all_logits(engine.as_mut(), &ids);
+            // And where one token is computed at a time.
+            engine.begin(0, &ids[..20], &Sampling::greedy(), 20, &mut go_on).unwrap();
+            let chosen: Vec<u32> = (0..20).map(|_| engine.next().unwrap()).collect();
+            (all, chosen)
+        };
+        let (want, chosen) = logits(DeviceChoice::Cpu);
+        let got = logits(DeviceChoice::Gpu);
+        let error = relative(&got.0, &want);
+        common::note(&format!("kv {kv}: engines differ by {error:.1e}"));
+        assert!(error < 1e-4, "kv {kv}: {error:.1e}");
+        assert_eq!(got.1, chosen, "kv {kv}");
+    }
 }
 
 /// Every matrix is larger than a binding: all are split by rows, the embedding and the logits too.

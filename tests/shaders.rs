@@ -2,7 +2,7 @@
 //! DirectX: "any GPU" has a test on a machine without one.
 
 use infer::kernels::activation::Activation;
-use infer::kernels::attention::{self, Attention, HeadNorms, Pairing};
+use infer::kernels::attention::{self, Attention, HeadNorms, Pairing, Temperature};
 use infer::kernels::embed::Embed;
 use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take, side_by_side};
 use infer::kernels::select::Select;
@@ -15,7 +15,7 @@ fn forms() -> Vec<Form> {
     for (math, native_f16) in
         [(Math::F32, false), (Math::F16, true), (Math::F16, false), (Math::Int16, false), (Math::Int8, false)]
     {
-        for kv in [Kv::F16, Kv::F32] {
+        for kv in [Kv::F16, Kv::F32, Kv::Q8_0] {
             for (subgroups, inline_merge) in [(true, true), (true, false), (false, true), (false, false)] {
                 forms.push(Form { math, kv, subgroups, native_f16, inline_merge });
             }
@@ -69,36 +69,61 @@ fn shaders(form: Form) -> Vec<Shader> {
         all.push(gemv(qkv, Epilogue::Raw, Some((512, 1e-5)), 1));
         all.push(Embed { table: part(ty, 40, 512), first_row: 0, vocab: 40, scale: 1.0 }.shader(form));
     }
+    for shape in attentions() {
+        all.extend([shape.shader(form), shape.write_shader(form), shape.merge_shader(form)]);
+    }
+    all
+}
+
+/// What attention may have, alone and together, at heads that are whole vectors and that are not.
+fn attentions() -> Vec<Attention> {
+    let shape = |head_dim, pairing, bias, decode| Attention {
+        heads: 6,
+        kv_heads: 2,
+        head_dim,
+        rotated: 16,
+        pairing,
+        scale: 0.1,
+        bias,
+        norms: if head_dim == 64 { HeadNorms::None } else { HeadNorms::Each },
+        epsilon: 1e-6,
+        sinks: false,
+        cap: None,
+        temperature: None,
+        window: None,
+        ring: false,
+        context: 64,
+        rows: [0, 384, 512, 640],
+        max_splits: 4,
+        decode,
+        knobs: attention::Knobs::of(Attention::widest_block(6, 2, head_dim, 32 << 10), head_dim),
+    };
+    let mut all = Vec::new();
     for (pairing, head_dim) in [(Pairing::Neighbours, 64), (Pairing::Halves, 22), (Pairing::Halves, 256)] {
+        for (decode, bias) in [(true, true), (true, false), (false, true), (false, false)] {
+            all.push(shape(head_dim, pairing, bias, decode));
+        }
         for decode in [true, false] {
-            for bias in [true, false] {
-                let attention = Attention {
-                    heads: 6,
-                    kv_heads: 2,
-                    head_dim,
-                    rotated: 16,
-                    pairing,
-                    scale: 0.1,
-                    bias,
-                    norms: if head_dim == 64 { HeadNorms::None } else { HeadNorms::Each },
-                    epsilon: 1e-6,
-                    sinks: false,
-                    cap: None,
-                    temperature: None,
-                    window: None,
-                    ring: false,
-                    context: 64,
-                    rows: [0, 384, 512, 640],
-                    max_splits: 4,
-                    decode,
-                    knobs: attention::Knobs::of(Attention::widest_block(6, 2, head_dim, 32 << 10), head_dim),
-                };
-                all.extend([
-                    attention.shader(form),
-                    attention.write_shader(form),
-                    attention.merge_shader(form),
-                ]);
-            }
+            let plain = shape(head_dim, pairing, false, decode);
+            let window = Attention { window: Some(33), ring: true, ..plain.clone() };
+            let sinks = Attention { sinks: true, ..window.clone() };
+            let knobs = attention::Knobs::of(1, head_dim);
+            let temperature = Some(Temperature { scale: 0.1, span: 8192 });
+            all.extend([
+                Attention { knobs, max_splits: 1, ..sinks.clone() },
+                Attention {
+                    norms: HeadNorms::Whole,
+                    bias: true,
+                    cap: Some(50.0),
+                    temperature,
+                    rotated: 0,
+                    ..sinks.clone()
+                },
+                Attention { cap: Some(50.0), norms: HeadNorms::None, ..plain.clone() },
+                Attention { temperature, rotated: 0, ..plain },
+                window,
+                sinks,
+            ]);
         }
     }
     all

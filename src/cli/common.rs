@@ -106,8 +106,13 @@ pub fn math() -> impl TypedValueParser<Value = Math> {
     })
 }
 
-fn kv() -> impl TypedValueParser<Value = Kv> {
-    PossibleValuesParser::new(["f16", "f32"]).map(|s| if s == "f16" { Kv::F16 } else { Kv::F32 })
+/// How keys and values are stored, as `--kv` names it.
+pub fn kv() -> impl TypedValueParser<Value = Kv> {
+    PossibleValuesParser::new(["f16", "f32", "q8_0"]).map(|s| match s.as_str() {
+        "f16" => Kv::F16,
+        "q8_0" => Kv::Q8_0,
+        _ => Kv::F32,
+    })
 }
 
 /// A whole number that is not negative.

@@ -34,7 +34,7 @@ use clap::{Parser, Subcommand};
 use crate::{Error, Result};
 
 // What programs beside this one need to take the same arguments and speak the same way.
-pub use common::{math, open};
+pub use common::{kv, math, open};
 pub use output::{print, say};
 
 /// Version and commit.

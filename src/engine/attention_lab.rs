@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::builder::{STORAGE, acts, upload_floats};
+use super::builder::{KvBuffers, STORAGE, acts, upload_floats};
 use super::device::Range;
 use super::lab::{FAR, Lab, bound, read};
 use super::profile::{self, MANY};
@@ -36,6 +36,18 @@ const LAB_SPLITS: usize = 96;
 /// Bytes of keys and values that are made here; the rest repeats them.
 const OWN: usize = 1 << 20;
 
+/// Two F16 numbers a word.
+fn words_of_halves(numbers: &[f32]) -> Vec<f32> {
+    let bits = |v: f32| u32::from(half::f16::from_f32(v).to_bits());
+    numbers.chunks_exact(2).map(|p| f32::from_bits(bits(p[0]) | bits(p[1]) << 16)).collect()
+}
+
+/// A number from -1 to 1 as a signed byte.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from -127 to 127")]
+fn level(v: f32) -> u8 {
+    (v * 127.0).round().clamp(-127.0, 127.0) as i8 as u8
+}
+
 impl Lab {
     /// Times attention of a model's shape with so many tokens before: the engine's variant first,
     /// then variants that differ from it in one thing or in the splits.
@@ -57,23 +69,32 @@ impl Lab {
         let raw = upload_floats(gpu, "raw rows", &numbers(raw_rows(spec)[3]))?;
         let turns = upload_floats(gpu, "RoPE's table", &numbers((depth + 1) * spec.ropes[0].dims))?;
         let pattern = numbers(OWN / kv.bytes());
+        let word = |bytes: [u8; 4]| f32::from_bits(u32::from_le_bytes(bytes));
         let staged = match kv {
-            Kv::F32 => upload_floats(gpu, "keys and values", &pattern)?,
-            Kv::F16 => {
-                let bits = |v: f32| u32::from(half::f16::from_f32(v).to_bits());
-                let words = pattern.chunks_exact(2).map(|p| f32::from_bits(bits(p[0]) | bits(p[1]) << 16));
-                upload_floats(gpu, "keys and values", &words.collect::<Vec<_>>())?
-            }
+            Kv::F32 => pattern,
+            Kv::F16 => words_of_halves(&pattern),
+            // All bytes, as random numbers times 127 have them.
+            Kv::Q8_0 => pattern.chunks_exact(4).map(|p| word([0, 1, 2, 3].map(|i| level(p[i])))).collect(),
         };
+        let staged = upload_floats(gpu, "keys and values", &staged)?;
+        // About 1 / 127, no two alike.
+        let scales = numbers(OWN / 2).iter().map(|v| (v.abs() + 2.0) / 254.0).collect::<Vec<_>>();
+        let staged_scales = upload_floats(gpu, "keys and values", &words_of_halves(&scales))?;
         let bytes = own.cache_bytes(kv);
         let count = if gpu.software { 1 } else { 3.max(FAR as usize / bytes + 1) };
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut caches = Vec::new();
         for _ in 0..count {
-            let cache = gpu.buffer("keys and values", bytes as u64, STORAGE)?;
-            for at in (0..bytes).step_by(OWN) {
-                let size = OWN.min(bytes - at) as u64;
-                encoder.copy_buffer_to_buffer(&staged, 0, &cache, at as u64, size);
+            let cache = KvBuffers::of(gpu, &own)?;
+            let mut fill = |from: &wgpu::Buffer, to: &wgpu::Buffer, bytes: usize| {
+                for at in (0..bytes).step_by(OWN) {
+                    let size = OWN.min(bytes - at) as u64;
+                    encoder.copy_buffer_to_buffer(from, 0, to, at as u64, size);
+                }
+            };
+            fill(&staged, &cache.units, own.unit_bytes(kv));
+            if let Some(scales) = &cache.scales {
+                fill(&staged_scales, scales, own.scale_bytes(kv));
             }
             caches.push(cache);
         }
@@ -113,9 +134,10 @@ impl Lab {
             let bound_to: Vec<wgpu::BindGroup> = caches
                 .iter()
                 .map(|cache| {
-                    let all = [&raw, &turns, cache, &parts, &arrived, &out.numbers, &out.records, &norms];
-                    let used = if kernel.has_vectors() { 8 } else { 7 };
-                    let ranges = all.map(Range::from)[..used].to_vec();
+                    let all = [&raw, &turns, &cache.units, &parts, &arrived, &out.numbers, &out.records];
+                    let mut ranges = all.map(Range::from).to_vec();
+                    ranges.extend(kernel.has_vectors().then(|| Range::from(&norms)));
+                    ranges.extend(cache.scales.as_ref().map(Range::from));
                     gpu.bind(&pipeline, &ranges)
                 })
                 .collect();

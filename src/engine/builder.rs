@@ -100,6 +100,25 @@ pub(super) struct Acts {
     pub(super) squares: wgpu::Buffer,
 }
 
+/// A layer's keys and values in device memory.
+pub(super) struct KvBuffers {
+    pub(super) units: wgpu::Buffer,
+    /// Where blocks of numbers have scales.
+    pub(super) scales: Option<wgpu::Buffer>,
+}
+
+impl KvBuffers {
+    pub(super) fn of(gpu: &Gpu, shape: &Attention) -> Result<KvBuffers> {
+        let kv = gpu.form.kv;
+        let buffer = |bytes| gpu.buffer("keys and values", bytes as u64, STORAGE);
+        let scales = shape.scale_bytes(kv);
+        Ok(KvBuffers {
+            units: buffer(shape.unit_bytes(kv))?,
+            scales: if scales > 0 { Some(buffer(scales)?) } else { None },
+        })
+    }
+}
+
 pub(super) const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
@@ -143,7 +162,7 @@ pub(super) struct Builder<'a> {
     pub(super) tails: wgpu::Buffer,
     pub(super) logits: wgpu::Buffer,
     pub(super) best: wgpu::Buffer,
-    pub(super) caches: Vec<wgpu::Buffer>,
+    pub(super) caches: Vec<KvBuffers>,
     /// Per stage: the weight of the norm after it, or the bias.
     pub(super) vectors: Vec<Option<wgpu::Buffer>>,
 }
@@ -449,8 +468,9 @@ impl Builder<'_> {
         shape.bias = of.bias.iter().any(Option::is_some);
         let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
         let form = self.gpu.form;
-        let (raw, turns, cache) =
-            (Range::from(&self.raw), Range::from(turns), Range::from(&self.caches[layer]));
+        let cache = &self.caches[layer];
+        let (raw, turns, units) = (Range::from(&self.raw), Range::from(turns), Range::from(&cache.units));
+        let scales = cache.scales.as_ref().map(Range::from);
         let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
         let parts = Range::from(&self.parts);
         let mut made = Vec::new();
@@ -460,17 +480,19 @@ impl Builder<'_> {
             Ok((pipeline, group))
         };
         if !decode {
-            let mut ranges = vec![raw, turns, cache];
+            let mut ranges = vec![raw, turns, units];
             ranges.extend(vectors.map(Range::from));
+            ranges.extend(scales);
             let (pipeline, group) = bound(&shape.write_shader(form), &ranges)?;
             made.push(Dispatch { pipeline, group, kind: Kind::KvWrite(shape.clone(), form.kv) });
         }
-        let mut ranges = vec![raw, turns, cache, parts];
+        let mut ranges = vec![raw, turns, units, parts];
         if form.inline_merge {
             ranges.push((&self.arrived).into());
             ranges.extend(out);
         }
         ranges.extend(vectors.map(Range::from));
+        ranges.extend(scales);
         let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
         let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {

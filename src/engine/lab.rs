@@ -19,7 +19,7 @@ use super::upload::spread;
 use super::{DeviceChoice, Options};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};
 use crate::kernels::vector::Activations;
-use crate::kernels::{Math, Shader, loops, padded};
+use crate::kernels::{Kv, Math, Shader, loops, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
 use crate::quant::{Layout, TILE};
 use crate::{Error, Result};
@@ -146,10 +146,10 @@ impl Lab {
     ///
     /// # Errors
     /// [`Error::Device`] where there is no such device.
-    pub fn open(device: &DeviceChoice, math: Math) -> Result<Lab> {
+    pub fn open(device: &DeviceChoice, math: Math, kv: Option<Kv>) -> Result<Lab> {
         let adapter = choose(device)?
             .ok_or_else(|| Error::Device("no GPU to measure: --device gpu takes software too".to_owned()))?;
-        let gpu = Gpu::open(&adapter, &Options { math: Some(math), ..Options::default() })?;
+        let gpu = Gpu::open(&adapter, &Options { math: Some(math), kv, ..Options::default() })?;
         let limits = profile::limits(&gpu)?;
         Ok(Lab { gpu, limits })
     }

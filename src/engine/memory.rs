@@ -117,8 +117,9 @@ pub(super) fn context(
     let need = Need::of(spec, weights + super::program::scratch_bytes(spec), per_row);
     let (context, note) = need.context(spec, options, options.memory.or(gpu.memory))?;
     let mut notes: Vec<String> = note.into_iter().collect();
-    // A layer's keys and values are one binding.
-    let fit = (gpu.binding / per_row.max(1)) as usize / CACHE_TILE * CACHE_TILE;
+    // The numbers of a layer's keys and values are one binding.
+    let bound = shape.unit_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
+    let fit = (gpu.binding / bound.max(1)) as usize / CACHE_TILE * CACHE_TILE;
     let most = (0..spec.layers.len()).map(|layer| cached(spec, layer, context)).max().unwrap_or(0);
     if fit >= most {
         return Ok((context, notes));
@@ -127,7 +128,7 @@ pub(super) fn context(
         return Err(Error::Device(format!(
             "a context of {context} tokens needs {} for a layer's keys and values, the device binds {} at most: \
              try --ctx {fit}",
-            shown(per_row * context as u64),
+            shown(bound * context as u64),
             shown(gpu.binding)
         )));
     }

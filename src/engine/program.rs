@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, STORAGE, Tuning, acts, logits, upload_floats};
+use super::builder::{Acts, Builder, KvBuffers, STORAGE, Tuning, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{
@@ -254,12 +254,9 @@ impl Programs {
             program.stages.iter().map(|(stage, _)| vectors(gpu, model, stage)).collect::<Result<_>>()?;
         let turns = model.plan.turns(context);
         let turn_bytes: usize = turns.iter().map(|t| 8 * t.len()).sum();
-        let cache_bytes: Vec<u64> =
-            (0..spec.layers.len()).map(|layer| shape(layer).cache_bytes(kv) as u64).collect();
-        let caches = cache_bytes
-            .iter()
-            .map(|bytes| gpu.buffer("keys and values", *bytes, STORAGE))
-            .collect::<Result<Vec<_>>>()?;
+        let shapes: Vec<Attention> = (0..spec.layers.len()).map(shape).collect();
+        let caches = shapes.iter().map(|shape| KvBuffers::of(gpu, shape)).collect::<Result<Vec<_>>>()?;
+        let kv_bytes = shapes.iter().map(|shape| shape.cache_bytes(kv) as u64).sum();
         let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
         let [[vectors_of, elements], [_, shared]] = hidden(spec);
         let shape = shape(0);
@@ -304,7 +301,6 @@ impl Programs {
         let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
         let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
         let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let kv_bytes = cache_bytes.iter().sum();
         let Builder { ids, normed, logits, best, .. } = builder;
         Ok(Programs {
             ids,

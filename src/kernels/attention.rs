@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::activation::capped;
 use super::source::Source;
 use super::vector::Activations;
-use super::{Form, Kv, Math, Shader, groups, u32};
+use super::{Form, KV_BLOCK, Kv, Math, Shader, groups, u32};
 use crate::quant::GROUP;
 
 /// Which elements of a head RoPE turns together.
@@ -144,8 +144,10 @@ impl Attention {
     /// The most query heads of a workgroup that are of use, with so much workgroup memory.
     pub fn widest_block(heads: usize, kv_heads: usize, head_dim: usize, shared: usize) -> usize {
         let mut block = (heads / kv_heads).next_power_of_two().min(4);
-        // Queries, the new key and value; the rest is below 18,000 bytes.
-        while block > 1 && 4 * (block + 2) * head_dim + 18_000 > shared {
+        // What does not grow with a head is less than this; with short heads there are more lanes.
+        let rest = if head_dim < 128 { 21_500 } else { 18_000 };
+        // Queries, the new key and value.
+        while block > 1 && 4 * (block + 2) * head_dim + rest > shared {
             block /= 2;
         }
         block
@@ -159,6 +161,11 @@ impl Attention {
     /// Units of a head.
     fn units(&self, kv: Kv) -> usize {
         self.head_dim.div_ceil(Self::unit(kv))
+    }
+
+    /// Words with the scales of a head: two blocks each.
+    fn scale_words(&self, kv: Kv) -> usize {
+        if kv == Kv::Q8_0 { self.head_dim.div_ceil(2 * KV_BLOCK) } else { 0 }
     }
 
     /// There is a buffer of vectors: biases beside the raw rows, then the weights of the queries'
@@ -210,7 +217,17 @@ impl Attention {
 
     /// Bytes of a layer's cache.
     pub fn cache_bytes(&self, kv: Kv) -> usize {
+        self.unit_bytes(kv) + self.scale_bytes(kv)
+    }
+
+    /// Bytes of its numbers.
+    pub fn unit_bytes(&self, kv: Kv) -> usize {
         2 * self.kv_heads * self.positions() * self.units(kv) * 16
+    }
+
+    /// Bytes of its scales, which are a buffer of their own; 0 if numbers have none.
+    pub fn scale_bytes(&self, kv: Kv) -> usize {
+        2 * self.kv_heads * self.positions() * self.scale_words(kv) * 4
     }
 
     /// Bytes that the splits of a token leave to be merged.
@@ -239,6 +256,16 @@ impl Attention {
         // Merged elements may begin and end within a head.
         let own = whole_groups && form.inline_merge;
         let ends = self.max_splits * if own { self.knobs.heads } else { merge / self.head_dim + 2 };
+        let words = self.scale_words(form.kv);
+        let scaled = words > 0;
+        // Scales of so many units next to each other stand in one word.
+        let share_word = if ahead.is_multiple_of(UNITS_OF_WORD) || UNITS_OF_WORD.is_multiple_of(ahead) {
+            UNITS_OF_WORD
+        } else {
+            1
+        };
+        // The new key and value in full, before they are blocks.
+        let fresh = if scaled && self.decode { 2 * words * WORD_VECTORS } else { 0 };
         let weights = block * (keys * threads + self.knobs.values * (threads / units));
         let sums = threads / units * units * vectors;
         let mergers = if form.inline_merge { threads } else { MERGERS };
@@ -248,7 +275,7 @@ impl Attention {
         let aligned = match self.pairing {
             Pairing::Neighbours => self.rotated.is_multiple_of(4),
             Pairing::Halves => self.rotated.is_multiple_of(8),
-        } && self.head_dim.is_multiple_of(8);
+        } && self.head_dim.is_multiple_of(unit.max(8));
         let starts = self.vector_starts();
         // There is never anything to merge.
         let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
@@ -289,7 +316,10 @@ impl Attention {
             .flag("TURNED", self.rotated > 0)
             .flag("VECTORS", self.has_vectors())
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
-            .set("POOL", weights.div_ceil(4).max(sums).max(shares))
+            .set("POOL", weights.div_ceil(4).max(sums).max(shares).max(fresh))
+            .set("WORDS", words)
+            .set("PER_WORD", share_word)
+            .set("KEY_WORDS", ahead.div_ceil(share_word))
             .set("EIGHTHS", 2 * block)
             .set("LANES", (block * threads).max(3 * ends))
             .set("SIXTEENTHS", 4 * block)
@@ -305,6 +335,8 @@ impl Attention {
             .set_f32("SCALE", self.scale)
             .set("COHERENT", if form.inline_merge { "@coherent" } else { "" })
             .flag("KV_F16", form.kv == Kv::F16)
+            .flag("KV_Q8_0", form.kv == Kv::Q8_0)
+            .flag("SCALED", scaled)
             .flag("BIAS", self.bias)
             .flag("NEIGHBOURS", self.pairing == Pairing::Neighbours)
             .flag("DECODE", self.decode)
@@ -329,6 +361,9 @@ impl Attention {
         if self.has_vectors() {
             bindings.push((7, false));
         }
+        if form.kv == Kv::Q8_0 {
+            bindings.push((8, true));
+        }
         Shader { name: "attention", source: source.build("attention.wgsl"), bindings, immediates: 12 }
     }
 
@@ -343,13 +378,20 @@ impl Attention {
         if self.has_vectors() {
             bindings.push((3, false));
         }
+        if form.kv == Kv::Q8_0 {
+            bindings.push((4, true));
+        }
         let source = self.source(form).build("kv_write.wgsl");
         Shader { name: "kv_write", source, bindings, immediates: 8 }
     }
 
     /// Its grid.
     pub fn write_grid(&self, tokens: u32, kv: Kv) -> [u32; 3] {
-        [u32((self.kv_heads * self.units(kv)).div_ceil(64)), tokens, 1]
+        let lanes = match kv {
+            Kv::F16 | Kv::F32 => self.units(kv),
+            Kv::Q8_0 => self.scale_words(kv) * WORD_VECTORS,
+        };
+        [u32((self.kv_heads * lanes).div_ceil(64)), tokens, 1]
     }
 
     /// The shader that merges splits where attention cannot.
@@ -384,6 +426,9 @@ pub fn whole_vectors(len: usize) -> usize {
     len.next_multiple_of(4)
 }
 
+/// Vectors of four, and units of 16 bytes, whose blocks have their scales in one word.
+const WORD_VECTORS: usize = 2 * KV_BLOCK / 4;
+const UNITS_OF_WORD: usize = 2 * KV_BLOCK / 16;
 /// Lanes of a workgroup of `attention_merge.wgsl`.
 const MERGERS: usize = 64;
 /// Positions that the cache keeps side by side.
@@ -403,11 +448,13 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Writes a slot's row.
-    fn write(rows: &mut Vec<f32>, slot: usize, row: impl ExactSizeIterator<Item = f32>) {
-        let (first, len) = (slot * row.len(), row.len());
-        rows.resize(rows.len().max(first + len), 0.0);
-        rows[first..first + len].iter_mut().zip(row).for_each(|(to, v)| *to = v);
+    /// Writes a slot's row, of heads that have so many elements.
+    fn write(rows: &mut Vec<f32>, slot: usize, row: &[f32], head: usize, kv: Kv) {
+        let range = slot * row.len()..(slot + 1) * row.len();
+        rows.resize(rows.len().max(range.end), 0.0);
+        let to = &mut rows[range];
+        to.copy_from_slice(row);
+        to.chunks_mut(head).for_each(|head| kv.round(head));
     }
 }
 
@@ -455,9 +502,9 @@ impl Attention {
             qkv[..self.heads * d].iter_mut().for_each(|v| *v *= growth);
         }
         let (len, slot) = (self.kv_heads * d, position % self.positions());
-        let rounded = |at: usize| qkv[at..at + len].iter().map(|v| kv.round(*v));
-        Cache::write(&mut cache.keys, slot, rounded(self.rows[1]));
-        Cache::write(&mut cache.values, slot, rounded(self.rows[2]));
+        let row = |at: usize| &qkv[at..at + len];
+        Cache::write(&mut cache.keys, slot, row(self.rows[1]), d, kv);
+        Cache::write(&mut cache.values, slot, row(self.rows[2]), d, kv);
     }
 
     /// The second half: one query head, ready, at its position.

@@ -52,23 +52,41 @@ pub enum Kv {
     F16,
     /// Four bytes a number.
     F32,
+    /// A byte a number, and two for the scale of each block of 32 along a head.
+    Q8_0,
 }
 
 impl Kv {
-    /// Bytes of a number.
+    /// Bytes of a number, without its share of a scale.
     pub fn bytes(self) -> usize {
         match self {
+            Kv::Q8_0 => 1,
             Kv::F16 => 2,
             Kv::F32 => 4,
         }
     }
 
-    /// A number as the cache gives it back.
-    pub fn round(self, v: f32) -> f32 {
+    /// Makes a head what the cache gives back.
+    pub fn round(self, head: &mut [f32]) {
         match self {
-            Kv::F16 => half::f16::from_f32(v).to_f32(),
-            Kv::F32 => v,
+            Kv::F16 => head.iter_mut().for_each(|v| *v = half::f16::from_f32(*v).to_f32()),
+            Kv::F32 => {}
+            Kv::Q8_0 => head.chunks_mut(KV_BLOCK).for_each(round_block),
         }
+    }
+}
+
+/// Numbers that share a scale in a cache of [`Kv::Q8_0`]; a head's last ones may be fewer.
+pub const KV_BLOCK: usize = 32;
+
+/// The twin of `block_scale` and `quantised` in `kv_block.wgsl`.
+fn round_block(block: &mut [f32]) {
+    // Magnitudes are ordered as their bits are, with what is no number above all: it must not get lost.
+    let most = block.iter().map(|v| v.to_bits() & 0x7fff_ffff).max().unwrap_or(0).min(0x7fc0_0000);
+    let scale = half::f16::from_f32(f32::from_bits(most) * (1.0 / 127.0)).to_f32();
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    for v in block {
+        *v = (*v * inverse).round_ties_even().clamp(-127.0, 127.0) * scale;
     }
 }
 
@@ -88,6 +106,7 @@ impl fmt::Display for Kv {
         f.pad(match self {
             Kv::F16 => "f16",
             Kv::F32 => "f32",
+            Kv::Q8_0 => "q8_0",
         })
     }
 }
@@ -138,4 +157,37 @@ pub fn squares(elements: usize) -> usize {
 
 fn u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_keeps_its_numbers_to_half_a_step() {
+        for scale in [1e-3f32, 1.0, 6e4] {
+            // A head that ends within a block.
+            let head: Vec<f32> = (0..40).map(|i| scale * ((i * 29 % 81) as f32 / 40.0 - 1.0)).collect();
+            let mut got = head.clone();
+            Kv::Q8_0.round(&mut got);
+            for (block, got) in head.chunks(KV_BLOCK).zip(got.chunks(KV_BLOCK)) {
+                let step = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+                // A scale in F16 is off by 2^-11, which the largest numbers have 127 times.
+                let worst = block.iter().zip(got).fold(0.0f32, |m, (v, g)| m.max((v - g).abs()));
+                assert!(worst <= 0.57 * step, "{worst} of {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_nothing_and_of_no_numbers_stay_so() {
+        let mut head = vec![0.0, -0.0, 1e-12];
+        Kv::Q8_0.round(&mut head);
+        assert!(head.iter().all(|v| *v == 0.0), "{head:?}");
+        for bad in [f32::NAN, f32::INFINITY, f32::from_bits(u32::MAX), f32::from_bits(0x7f80_0001)] {
+            let mut head = vec![1.0, bad, 2.0];
+            Kv::Q8_0.round(&mut head);
+            assert!(head.iter().any(|v| !v.is_finite()), "{bad}: {head:?}");
+        }
+    }
 }

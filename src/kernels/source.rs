@@ -29,6 +29,7 @@ shaders![
     "emit.wgsl",
     "gemv.wgsl",
     "kv.wgsl",
+    "kv_block.wgsl",
     "kv_write.wgsl",
     "mac_levels.wgsl",
     "mac_numbers.wgsl",

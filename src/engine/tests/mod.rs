@@ -14,15 +14,23 @@ const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
 
 fn gpu(math: Math, forms: Forms) -> Gpu {
+    gpu_with(math, if math == Math::F32 && forms.checked { Kv::F32 } else { Kv::F16 }, forms)
+}
+
+fn gpu_with(math: Math, kv: Kv, forms: Forms) -> Gpu {
     let adapter = choose(&DeviceChoice::Gpu).unwrap().unwrap();
-    let kv = if math == Math::F32 && forms.checked { Kv::F32 } else { Kv::F16 };
     let options = Options { math: Some(math), kv: Some(kv), forms, ..Options::default() };
     Gpu::open(&adapter, &options).unwrap()
 }
 
+/// What the least of adapters offers.
+fn plain() -> Forms {
+    Forms { no_subgroups: true, no_coherent: true, checked: true, ..Forms::default() }
+}
+
 /// The forms that kernels have, each on its own device.
 fn forms() -> Vec<Gpu> {
-    let plain = Forms { no_subgroups: true, no_coherent: true, checked: true, ..Forms::default() };
+    let plain = plain();
     vec![
         gpu(Math::F32, Forms::default()),
         gpu(Math::F32, plain),

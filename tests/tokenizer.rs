@@ -129,6 +129,9 @@ fn real_models_match() {
         let Some(file) = model(about["file"].as_str().expect("a file name")) else { continue };
         let tokenizer = Tokenizer::from_file(&file).expect("a tokenizer");
         assert_eq!(tokenizer.end_ids(), ids(&about["eog_ids"]), "{name}");
+        if name == "smollm2-135m" {
+            assert_eq!(file.get("tokenizer.ggml.pre").and_then(|v| v.as_str()), Some("smollm"));
+        }
         assert_eq!(Some(tokenizer.add_bos()), about["add_bos"].as_bool(), "{name}");
         let shown = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
         assert_eq!(Some(&*shown(tokenizer.bos())), about["bos"].as_str(), "{name}");
@@ -169,6 +172,32 @@ fn real_models_match() {
                 assert_eq!(Some(&*text), case[run]["text"].as_str(), "{name}: {}", case["id"]);
             }
         }
+    }
+}
+
+/// What README.md calls verified is what is compared: the ids of the vocabularies here and of
+/// SmolLM2, and beside the rules themselves the words that other tokenizers cut. That the table of
+/// rules agrees is tested beside it.
+#[test]
+fn the_readme_says_what_is_compared() {
+    let readme = std::fs::read_to_string(common::repo("README.md")).expect("readable");
+    let line = readme.lines().find(|l| l.starts_with("| verified |")).expect("the line");
+    let mut named: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let data = json(&common::repo("tests/data/pre-tokenizers.json"));
+    let cuts = data["cuts"].as_object().expect("names").keys().map(String::as_str);
+    let byte_level = VOCABS.into_iter().filter(|name| !matches!(*name, "llama-spm" | "phi-3"));
+    let mut compared: Vec<&str> = byte_level.chain(cuts).chain(["smollm"]).collect();
+    compared.sort_unstable();
+    compared.dedup();
+    assert_eq!(named, compared);
+    // A vocabulary is called after its rules.
+    let Some(dir) = shared("vocab") else { return };
+    for name in VOCABS.into_iter().filter(|name| *name != "qwen35") {
+        let file = File::open(&dir.join(format!("{name}.gguf"))).expect("a vocabulary");
+        let pre = file.get("tokenizer.ggml.pre").and_then(|v| v.as_str());
+        let spm = matches!(name, "llama-spm" | "phi-3");
+        assert_eq!(pre, Some(if spm { "default" } else { name }));
     }
 }
 

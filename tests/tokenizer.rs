@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use infer::Error;
 use infer::gguf::{File, writer::Writer};
-use infer::tokenizer::{Special, Tokenizer};
+use infer::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 
 /// The folder of test data beside the repository, if it is there; what is skipped is said.
 fn shared(what: &str) -> Option<PathBuf> {
@@ -129,6 +131,9 @@ fn real_models_match() {
         let Some(file) = model(about["file"].as_str().expect("a file name")) else { continue };
         let tokenizer = Tokenizer::from_file(&file).expect("a tokenizer");
         assert_eq!(tokenizer.end_ids(), ids(&about["eog_ids"]), "{name}");
+        if name == "smollm2-135m" {
+            assert_eq!(file.get("tokenizer.ggml.pre").and_then(|v| v.as_str()), Some("smollm"));
+        }
         assert_eq!(Some(tokenizer.add_bos()), about["add_bos"].as_bool(), "{name}");
         let shown = |id: Option<u32>| id.map(|id| tokenizer.piece(id)).unwrap_or_default();
         assert_eq!(Some(&*shown(tokenizer.bos())), about["bos"].as_str(), "{name}");
@@ -169,6 +174,32 @@ fn real_models_match() {
                 assert_eq!(Some(&*text), case[run]["text"].as_str(), "{name}: {}", case["id"]);
             }
         }
+    }
+}
+
+/// What README.md calls verified is what is compared: the ids of the vocabularies here and of
+/// SmolLM2, and beside the rules themselves the words that other tokenizers cut. That the table of
+/// rules agrees is tested beside it.
+#[test]
+fn the_readme_says_what_is_compared() {
+    let readme = std::fs::read_to_string(common::repo("README.md")).expect("readable");
+    let line = readme.lines().find(|l| l.starts_with("| verified |")).expect("the line");
+    let mut named: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let data = json(&common::repo("tests/data/pre-tokenizers.json"));
+    let cuts = data["cuts"].as_object().expect("names").keys().map(String::as_str);
+    let byte_level = VOCABS.into_iter().filter(|name| !matches!(*name, "llama-spm" | "phi-3"));
+    let mut compared: Vec<&str> = byte_level.chain(cuts).chain(["smollm"]).collect();
+    compared.sort_unstable();
+    compared.dedup();
+    assert_eq!(named, compared);
+    // A vocabulary is called after its rules.
+    let Some(dir) = shared("vocab") else { return };
+    for name in VOCABS.into_iter().filter(|name| *name != "qwen35") {
+        let file = File::open(&dir.join(format!("{name}.gguf"))).expect("a vocabulary");
+        let pre = file.get("tokenizer.ggml.pre").and_then(|v| v.as_str());
+        let spm = matches!(name, "llama-spm" | "phi-3");
+        assert_eq!(pre, Some(if spm { "default" } else { name }));
     }
 }
 
@@ -274,13 +305,18 @@ fn whole_words_come_before_merges_where_the_rules_say_so() {
 
 /// SentencePiece in small: three special tokens, the bytes, and a few pieces.
 fn small_spm() -> Writer {
+    spm_with(&[])
+}
+
+/// The same with more tokens behind them, each of a kind.
+fn spm_with(more: &[(&str, i32)]) -> Writer {
     let pieces = [("▁", -1.0), ("a", -2.0), ("b", -3.0), ("ab", -0.5), ("ba", -0.4), ("▁a", -0.6)];
     let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).into();
     tokens.extend((0..=u8::MAX).map(|b| format!("<0x{b:02X}>")));
     tokens.extend(pieces.iter().map(|(text, _)| (*text).to_owned()));
     let mut scores = vec![0.0; 259];
     scores.extend(pieces.iter().map(|(_, score)| *score));
-    let kinds: Vec<i32> = (0..tokens.len())
+    let mut kinds: Vec<i32> = (0..tokens.len())
         .map(|i| match i {
             0 => 2,
             1 | 2 => 3,
@@ -288,6 +324,9 @@ fn small_spm() -> Writer {
             _ => 1,
         })
         .collect();
+    tokens.extend(more.iter().map(|(text, _)| (*text).to_owned()));
+    scores.extend(more.iter().map(|_| 0.0));
+    kinds.extend(more.iter().map(|(_, kind)| *kind));
     let mut writer = Writer::new();
     writer
         .str("tokenizer.ggml.model", "llama")
@@ -395,30 +434,176 @@ fn malformed_files_are_refused() {
     assert!(Tokenizer::from_file(&valid).is_ok());
 }
 
-/// Files of many architectures have sound tokenizers of two kinds, or one that is named.
+/// The architectures whose files must have a tokenizer that works.
+const ARCHITECTURES: [&str; 16] = [
+    "cohere2",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "gpt-oss",
+    "granite",
+    "llama",
+    "mistral3",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen2moe",
+    "qwen3",
+    "qwen3moe",
+    "smollm3",
+    "starcoder2",
+];
+
+/// A file of every architecture turns any text into ids and back, from its library and from its
+/// command line, and its template's text into special tokens.
 #[test]
-fn fixtures_load() {
+fn every_architecture_has_its_tokenizer() {
     let Some(dir) = shared("fixtures/models") else { return };
-    let mut loaded = 0;
-    for entry in std::fs::read_dir(dir).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|e| e == "gguf") {
-            let file = File::open(&path).expect("a model");
-            match Tokenizer::from_file(&file) {
-                Ok(tokenizer) => {
-                    loaded += 1;
-                    let text = "Hello, world! 123 é";
-                    // Small vocabularies cannot write everything; what they write comes back.
-                    if let Ok(ids) = tokenizer.encode(text, Special::AsText) {
-                        assert!(!ids.is_empty(), "{}", path.display());
-                    }
-                }
-                Err(Error::Unsupported(text)) => eprintln!("{}: {text}", path.display()),
-                Err(other) => panic!("{}: {other}", path.display()),
+    let texts = [
+        "",
+        " ",
+        "Hello, world! 123 é",
+        "  two\n\n\tlines \r\n",
+        "if (x[0] != 'y') { z(); } // 12345",
+        "中文 😀 e\u{301}\u{0}",
+    ];
+    let mut seen: Vec<String> = Vec::new();
+    for path in common::files(&dir, "gguf") {
+        let file = File::open(&path).expect("a model");
+        let shown = path.display();
+        let text = |key: &str| file.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+        let tokenizer = match Tokenizer::from_file(&file) {
+            Ok(tokenizer) => tokenizer,
+            Err(Error::Unsupported(why)) if text("tokenizer.ggml.model") == "rwkv" => {
+                assert!(why.contains("rwkv"), "{why}");
+                continue;
             }
+            Err(other) => panic!("{shown}: {other}"),
+        };
+        for text in texts {
+            let ids = tokenizer.encode(text, Special::AsText).expect("ids");
+            assert_eq!(tokenizer.decode(&ids), text, "{shown}");
+        }
+        // The end that the file names, and those that are known by their text.
+        let eos = tokenizer.eos().expect("an end");
+        assert!(tokenizer.end_ids().contains(&eos), "{shown}");
+        let template = ChatTemplate::from_file(&file).expect("a template");
+        let user = Message { role: "user".to_owned(), content: "Hi there".to_owned() };
+        let prompt = template.render(&[user], true).expect("a text");
+        let ids = tokenizer.encode_with_bos(&prompt, Special::Recognise).expect("ids");
+        let begins = ids.iter().filter(|id| Some(**id) == tokenizer.bos()).count();
+        assert_eq!(begins, usize::from(tokenizer.add_bos()), "{shown}: {prompt:?}");
+        if prompt.contains("<|im_start|>") {
+            let start = |id: &&u32| tokenizer.piece(**id) == "<|im_start|>";
+            assert_eq!(ids.iter().filter(start).count(), 2, "{shown}: {prompt:?}");
+        }
+        let architecture = text("general.architecture");
+        if !seen.contains(&architecture) {
+            let path = path.to_str().expect("a name");
+            for text in ["Hello, world! 123 é", " a  b"] {
+                let run = program::run(&["tokenize", path, "--no-bos", "--json", "--text", text]);
+                let ids: Vec<String> = ids_of(&run.json()).iter().map(u32::to_string).collect();
+                let back = program::run(&["tokenize", path, "--decode", &ids.join(",")]);
+                assert_eq!(back.works(), format!("{text}\n"), "{shown}");
+            }
+            seen.push(architecture);
         }
     }
-    assert!(loaded > 40, "{loaded}");
+    let missing: Vec<&str> =
+        ARCHITECTURES.into_iter().filter(|name| !seen.iter().any(|seen| seen == name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn ids_of(report: &Value) -> Vec<u32> {
+    ids(&report["ids"])
+}
+
+/// A byte-level vocabulary with these tokens, of a kind, in front of the bytes.
+fn bpe_with(tokens: &[&str], kind: i32) -> Writer {
+    let small = File::parse(small_bpe("gpt-2", &[]).finish()).expect("a container");
+    let bytes = small.get("tokenizer.ggml.tokens").and_then(|v| v.as_array()?.strings()).expect("tokens");
+    let bytes: Vec<String> = bytes.skip(3).map(|t| String::from_utf8_lossy(t).into_owned()).collect();
+    let list: Vec<&str> = tokens.iter().copied().chain(bytes.iter().map(String::as_str)).collect();
+    let kinds: Vec<i32> = (0..list.len()).map(|i| if i < tokens.len() { kind } else { 1 }).collect();
+    let mut writer = Writer::new();
+    writer
+        .str("tokenizer.ggml.model", "gpt2")
+        .str("tokenizer.ggml.pre", "gpt-2")
+        .strings("tokenizer.ggml.tokens", &list)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .strings::<&str>("tokenizer.ggml.merges", &[]);
+    writer
+}
+
+/// All tokens that end a turn, as the files of each family name them or do not.
+#[test]
+fn a_turn_has_more_than_one_end() {
+    let ends = |tokens: &[&str], keys: &[(&str, u32)]| -> Vec<String> {
+        let mut writer = bpe_with(tokens, 3);
+        for (key, id) in keys {
+            writer.u32(&format!("tokenizer.ggml.{key}_token_id"), *id);
+        }
+        let tokenizer = build(&writer).expect("a tokenizer");
+        tokenizer.end_ids().iter().map(|id| tokenizer.piece(*id)).collect()
+    };
+    let eos = [("eos", 0)];
+    // Llama 3: a turn, a message to a tool, a text.
+    let llama = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|start_header_id|>"];
+    assert_eq!(ends(&llama, &eos), llama[..3]);
+    // gpt-oss ends a message with <|end|>, and goes on; even where the file calls it the turn's end.
+    let oss =
+        ["<|return|>", "<|call|>", "<|end|>", "<|endoftext|>", "<|start|>", "<|channel|>", "<|message|>"];
+    assert_eq!(ends(&oss, &eos), ["<|return|>", "<|call|>", "<|endoftext|>"]);
+    assert_eq!(ends(&oss, &[("eos", 0), ("eot", 2)]), ["<|return|>", "<|call|>", "<|endoftext|>"]);
+    // Phi-3 does end with it, and <|user|> alone says nothing.
+    let phi = ["<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"];
+    assert_eq!(ends(&phi, &eos), phi[..2]);
+    // GLM-4 ends where another's turn begins, whether or not the file names them.
+    let glm =
+        ["<|endoftext|>", "<|user|>", "<|observation|>", "[gMASK]", "<sop>", "<|assistant|>", "<|system|>"];
+    assert_eq!(ends(&glm, &eos), glm[..3]);
+    assert_eq!(ends(&glm[..3], &[("eos", 0), ("eot", 1), ("eom", 2)]), glm[..3]);
+    assert_eq!(ends(&glm[..3], &[("eos", 0), ("eot", 1)]), glm[..2]);
+    // Command R's models, with an end of text for eos.
+    let cohere = ["<EOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|END_RESPONSE|>"];
+    assert_eq!(ends(&cohere, &eos), cohere[..2]);
+    for known in [
+        &["</s>", "[INST]", "[/INST]"][..],
+        &["<|im_end|>", "<|im_start|>"],
+        &["<end_of_turn>", "<start_of_turn>"],
+        &["<|end_of_text|>", "<|end_of_role|>"],
+        &["<｜end▁of▁sentence｜>", "<｜User｜>"],
+        &["<EOT>", "<|fim_begin|>"],
+        // Models that fill in code end where a file or a repository would begin.
+        &["<|file_sep|>", "<|fim_middle|>"],
+    ] {
+        assert_eq!(ends(known, &[]), known[..1]);
+    }
+    // An end is a control token, whatever the file says, and shows no text.
+    let tokenizer = build(&bpe_with(&["<|im_end|>"], 1)).expect("a tokenizer");
+    assert_eq!((tokenizer.end_ids(), tokenizer.bytes(0)), (&[0][..], &b""[..]));
+    assert_eq!(tokenizer.encode("<|im_end|>", Special::Recognise).expect("ids"), [0]);
+}
+
+/// Phi-3's special tokens take the white space behind them, in files of any name.
+#[test]
+fn special_tokens_of_phi3_take_the_space_behind_them() {
+    let encode = |keys: &[(&str, &str)]| {
+        let mut writer = spm_with(&[("<|user|>", 3), ("<|endoftext|>", 3)]);
+        for (key, text) in keys {
+            writer.str(key, text);
+        }
+        let tokenizer = build(&writer).expect("a tokenizer");
+        tokenizer.encode("<|user|>\n b<|endoftext|> b", Special::Recognise).expect("ids")
+    };
+    let (user, end, space, newline, b) = (265, 266, 259, 3 + 10, 261);
+    let kept = [user, space, newline, space, b, end, space, space, b];
+    let taken = [user, space, b, end, space, space, b];
+    assert_eq!(encode(&[]), kept);
+    assert_eq!(encode(&[("general.architecture", "llama"), ("general.name", "Phine")]), kept);
+    for keys in [("general.name", "Phi-3-mini"), ("general.name", "phi3"), ("general.architecture", "phi3")] {
+        assert_eq!(encode(&[keys]), taken, "{keys:?}");
+    }
 }
 
 /// Two megabytes that one rule takes as a single word, and the time they may take.
@@ -477,6 +662,112 @@ fn a_large_vocabulary_is_built_quickly() {
         let limit = if cfg!(debug_assertions) { 3000 } else { 300 };
         assert!(best < Duration::from_millis(limit), "{name}: {best:?}");
     }
+}
+
+/// A SentencePiece vocabulary as large as Gemma's and made like it: no space in front of a text,
+/// runs of line breaks and of spaces that are taken whole, and pieces of up to four letters.
+fn like_gemma() -> Writer {
+    const TOKENS: usize = 262_144;
+    let mut tokens: Vec<String> =
+        ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"].map(str::to_owned).into();
+    let mut kinds = vec![3; tokens.len()];
+    tokens.extend((1..=31).map(|n| "\n".repeat(n)));
+    tokens.extend((2..=31).map(|n| " ".repeat(n)));
+    kinds.resize(tokens.len(), 4);
+    tokens.extend((0..=u8::MAX).map(|b| format!("<0x{b:02X}>")));
+    kinds.resize(tokens.len(), 6);
+    let letters: Vec<String> = ('a'..='z').map(String::from).collect();
+    let mut pieces = letters.clone();
+    let mut last = pieces.clone();
+    while tokens.len() + 2 * pieces.len() < TOKENS {
+        last = last.iter().flat_map(|head| letters.iter().map(move |c| format!("{head}{c}"))).collect();
+        pieces.extend(last.iter().cloned());
+    }
+    // Shorter pieces have the better scores, as the more frequent ones have in a real vocabulary.
+    tokens.push("▁".to_owned());
+    tokens.extend(pieces.iter().flat_map(|piece| [piece.clone(), format!("▁{piece}")]));
+    tokens.truncate(TOKENS);
+    kinds.resize(TOKENS, 1);
+    let mut rank = 0.0;
+    let scores: Vec<f32> = kinds
+        .iter()
+        .map(|kind| {
+            rank -= f32::from(u8::from(*kind == 1));
+            if *kind == 1 { rank } else { -1000.0 }
+        })
+        .collect();
+    let mut writer = Writer::new();
+    writer
+        .str("tokenizer.ggml.model", "llama")
+        .str("tokenizer.ggml.pre", "default")
+        .strings("tokenizer.ggml.tokens", &tokens)
+        .f32s("tokenizer.ggml.scores", &scores)
+        .i32s("tokenizer.ggml.token_type", &kinds)
+        .u32("tokenizer.ggml.bos_token_id", 2)
+        .u32("tokenizer.ggml.eos_token_id", 1)
+        .u32("tokenizer.ggml.unknown_token_id", 3)
+        .bool("tokenizer.ggml.add_bos_token", true)
+        .bool("tokenizer.ggml.add_space_prefix", false);
+    writer
+}
+
+/// The bounds are those for optimised code; tests are built with less.
+#[test]
+fn a_vocabulary_like_gemmas_is_right_and_quick() {
+    let file = File::parse(like_gemma().finish()).expect("a container");
+    let start = Instant::now();
+    let tokenizer = Tokenizer::from_file(&file).expect("a tokenizer");
+    let built = start.elapsed();
+    assert_eq!(tokenizer.len(), 262_144);
+    let pieces = |text: &str| -> Vec<String> {
+        let ids = tokenizer.encode(text, Special::Recognise).expect("ids");
+        let pieces: Vec<String> = ids.iter().map(|id| tokenizer.piece(*id)).collect();
+        assert_eq!(pieces.concat(), text);
+        pieces
+    };
+    // Nothing is put in front, and a space belongs to the word behind it.
+    assert_eq!(pieces("ab cd"), ["ab", " cd"]);
+    assert_eq!(pieces(" ab"), [" ab"]);
+    assert_eq!(
+        pieces("<start_of_turn>ab\nc<end_of_turn>\n"),
+        ["<start_of_turn>", "ab", "\n", "c", "<end_of_turn>", "\n"]
+    );
+    for n in 2..=31 {
+        assert_eq!(pieces(&" ".repeat(n)), [" ".repeat(n)]);
+        assert_eq!(pieces(&"\n".repeat(n)), ["\n".repeat(n)]);
+        assert_eq!(pieces(&format!("a{}b", " ".repeat(n))), ["a", &" ".repeat(n), "b"]);
+    }
+    assert_eq!(pieces(&" ".repeat(33)), [" ".repeat(31), " ".repeat(2)]);
+    assert_eq!(pieces(&" ".repeat(32)), [" ".repeat(31), " ".to_owned()]);
+    assert_eq!(pieces("a \n  b"), ["a", " ", "\n", "  ", "b"]);
+    // What is no piece is written byte by byte.
+    let ids = tokenizer.encode("a😀é", Special::AsText).expect("ids");
+    let byte = |b: u8| 67 + u32::from(b);
+    assert_eq!(ids[1..], [0xf0, 0x9f, 0x98, 0x80, 0xc3, 0xa9].map(byte));
+    assert_eq!(tokenizer.decode(&ids), "a😀é");
+    assert_eq!(tokenizer.encode_with_bos("", Special::AsText).expect("ids"), [2]);
+    assert_eq!(tokenizer.end_ids(), [1, 5]);
+
+    // Words of all lengths, as a text has them: 100 kB.
+    let (mut text, mut seed) = (String::new(), 1u32);
+    while text.len() < 100_000 {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let c = char::from(b'a' + u8::try_from((seed >> 16) % 26).expect("a letter"));
+        text.push(c);
+        match (seed >> 24) % 64 {
+            0..=9 => text.push(' '),
+            10 => text.push_str(".\n\n    "),
+            11 => text.push('é'),
+            _ => {}
+        }
+    }
+    let start = Instant::now();
+    let ids = tokenizer.encode(&text, Special::Recognise).expect("ids");
+    let encoded = start.elapsed();
+    assert_eq!(tokenizer.decode(&ids), text);
+    eprintln!("262,144 tokens: built in {built:?}; 100 kB: {} ids in {encoded:?}", ids.len());
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 5000 } else { 500 });
+    assert!(built < limit && encoded < limit, "{built:?}, {encoded:?}");
 }
 
 /// Merging as it is defined: of all neighbours that can be merged, the best and of those the

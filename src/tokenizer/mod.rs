@@ -240,10 +240,14 @@ fn text<'a>(file: &'a File, key: &str) -> Result<Option<&'a str>> {
     }
 }
 
-/// Which special tokens take the white space behind them: a file does not say, and of the
-/// models that need it Phi-3 is known by its name alone.
+/// Which special tokens take the white space behind them: a file does not say. Those of Phi-3 and
+/// Phi-3.5 do, which are known by their name, or by the architecture with a SentencePiece
+/// vocabulary: Phi-4, which has the same architecture, has none.
 fn strips(file: &File) -> impl Fn(&str) -> bool + use<> {
+    let is = |key: &str, text: &str| file.get(key).and_then(|v| v.as_str()) == Some(text);
     let name = file.get("general.name").and_then(|v| v.as_str()).unwrap_or_default().to_lowercase();
-    let phi3 = name.contains("phi-3") || name.contains("phi3");
+    let phi3 = name.contains("phi-3")
+        || name.contains("phi3")
+        || is("general.architecture", "phi3") && is("tokenizer.ggml.model", "llama");
     move |token| phi3 && !matches!(token, "<unk>" | "<s>" | "<|endoftext|>")
 }

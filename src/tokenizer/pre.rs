@@ -14,10 +14,11 @@ pub(super) struct Pre {
     pub(super) whole_words: bool,
     /// BOS is added where the file does not say.
     pub(super) add_bos: bool,
-    /// At least one of the names was compared with another implementation's ids. The other
-    /// rows were compared with their published expressions alone, word by word.
-    #[allow(dead_code, reason = "a fact about the row, which a test reads")]
-    pub(super) compared: bool,
+    /// The names of which the tests have another implementation's ids, or where the model's own
+    /// tokenizer cuts texts. The others have the same rules by what is published of them, and rows
+    /// without such a name were compared with their published expressions alone, word by word.
+    #[allow(dead_code, reason = "a fact about the row, which README.md repeats and a test reads")]
+    pub(super) oracles: &'static [&'static str],
 }
 
 /// The row of a name.
@@ -25,12 +26,22 @@ pub(super) fn find(name: &str) -> Option<&'static Pre> {
     TABLE.iter().find(|row| row.names.contains(&name))
 }
 
-const fn row(names: &'static [&'static str], stages: &'static [Stage]) -> Pre {
-    Pre { names, stages, whole_words: false, add_bos: false, compared: false }
+/// All rows.
+#[cfg(test)]
+pub(super) fn rows() -> impl Iterator<Item = &'static Pre> {
+    TABLE.iter()
 }
 
-const fn compared(names: &'static [&'static str], stages: &'static [Stage]) -> Pre {
-    Pre { compared: true, ..row(names, stages) }
+const fn row(names: &'static [&'static str], stages: &'static [Stage]) -> Pre {
+    Pre { names, stages, whole_words: false, add_bos: false, oracles: &[] }
+}
+
+const fn compared(
+    oracles: &'static [&'static str],
+    names: &'static [&'static str],
+    stages: &'static [Stage],
+) -> Pre {
+    Pre { oracles, ..row(names, stages) }
 }
 
 const fn class(classes: u8) -> Set {
@@ -46,8 +57,10 @@ const EACH_NUMBER: Stage = Stage::Run(Lead::None, class(NUMBER), 1);
 const NUMBERS_OF_THREE: Stage = Stage::Run(Lead::None, class(NUMBER), 3);
 const EACH_BREAK: Stage = Stage::Run(Lead::None, chars(&[('\n', '\n'), ('\r', '\r')]), 1);
 
+const CL100K: Cl100k = Cl100k { digits: 1, marks: false, breaks_follow: true, contractions: true };
+
 const fn cl100k(digits: usize) -> Stage {
-    Stage::Cl100k(Cl100k { digits, marks: false, breaks_follow: true })
+    Stage::Cl100k(Cl100k { digits, ..CL100K })
 }
 
 /// The characters of words in deepseek-llm: letters with case, as of some Unicode version.
@@ -117,6 +130,7 @@ const TABLE: &[Pre] = &[
         whole_words: true,
         add_bos: true,
         ..compared(
+            &["llama-bpe"],
             &[
                 "llama-bpe",
                 "llama3",
@@ -132,6 +146,7 @@ const TABLE: &[Pre] = &[
         )
     },
     compared(
+        &["gpt-2", "mpt"],
         &[
             "gpt-2",
             "mpt",
@@ -152,10 +167,12 @@ const TABLE: &[Pre] = &[
         &[Stage::Gpt2],
     ),
     compared(
+        &["starcoder", "refact", "smollm"],
         &["starcoder", "refact", "smollm", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         &[EACH_NUMBER, Stage::Gpt2],
     ),
     compared(
+        &["qwen2"],
         &[
             "qwen2",
             "deepseek-r1-qwen",
@@ -169,17 +186,19 @@ const TABLE: &[Pre] = &[
         ],
         &[cl100k(1)],
     ),
+    row(&["ufakzeka"], &[Stage::Cl100k(Cl100k { contractions: false, ..CL100K })]),
     row(&["laguna"], &[Stage::Lines, cl100k(1)]),
     Pre { whole_words: true, ..row(&["minicpm5"], &[NUMBERS_OF_THREE, cl100k(MANY)]) },
-    compared(&["qwen35"], &[Stage::Cl100k(Cl100k { digits: 1, marks: true, breaks_follow: true })]),
+    compared(&["qwen35"], &["qwen35"], &[Stage::Cl100k(Cl100k { marks: true, ..CL100K })]),
     row(
         &["bailingmoe", "bailingmoe2", "llada-moe"],
         // `\s*[\r\n]` and `\s*[\r\n]+` end at the same line break.
         &[cl100k(1)],
     ),
-    row(&["seed-coder"], &[Stage::Cl100k(Cl100k { digits: 1, marks: false, breaks_follow: false })]),
+    row(&["seed-coder"], &[Stage::Cl100k(Cl100k { breaks_follow: false, ..CL100K })]),
     row(&["dbrx", "smaug-bpe", "glm4", "chatglm-bpe"], &[cl100k(3)]),
     compared(
+        &["deepseek-llm"],
         &["deepseek-llm"],
         &[
             EACH_BREAK,
@@ -192,6 +211,7 @@ const TABLE: &[Pre] = &[
     ),
     compared(
         &["deepseek-coder"],
+        &["deepseek-coder"],
         &[
             EACH_BREAK,
             Stage::Run(Lead::White, class(LETTER), MANY),
@@ -200,11 +220,16 @@ const TABLE: &[Pre] = &[
             EACH_NUMBER,
         ],
     ),
-    row(
-        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
+    compared(
+        &["deepseek-v3"],
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
         &[NUMBERS_OF_THREE, Stage::Run(Lead::None, CJK_AND_KANA, MANY), Stage::DeepSeek3],
     ),
-    compared(&["falcon"], &[Stage::Run(Lead::None, FALCON_PUNCT, MANY), Stage::Gpt2, Stage::ThreeDigits]),
+    compared(
+        &["falcon"],
+        &["falcon"],
+        &[Stage::Run(Lead::None, FALCON_PUNCT, MANY), Stage::Gpt2, Stage::ThreeDigits],
+    ),
     row(
         &["default"],
         &[
@@ -216,12 +241,19 @@ const TABLE: &[Pre] = &[
     ),
     row(&["bloom", "gpt3-finnish", "poro-chat"], &[Stage::RunOutside(Lead::Space, BLOOM_STOPS)]),
     row(&["viking"], &[Stage::RunOutside(Lead::Space, BLOOM_STOPS), EACH_NUMBER]),
+    // Its words go on behind spaces: nothing but numbers is cut.
+    row(&["superbpe"], &[Stage::Run(Lead::None, class(NUMBER), MANY), Stage::ThreesFromTheRight]),
     Pre {
         whole_words: true,
         add_bos: true,
-        ..row(&["tekken"], &[Stage::O200k { digits: 1, contractions: false }])
+        ..compared(&["tekken"], &["tekken"], &[Stage::O200k { digits: 1, contractions: false }])
     },
-    row(&["gpt-4o", "llama4", "kanana2", "minimax-m2"], &[Stage::O200k { digits: 3, contractions: true }]),
+    compared(
+        &["gpt-4o"],
+        &["gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"],
+        &[Stage::O200k { digits: 3, contractions: true }],
+    ),
+    row(&["tiny_aya", "cohere2moe"], &[Stage::GroupedDigits, Stage::O200k { digits: 3, contractions: true }]),
 ];
 
 #[cfg(test)]
@@ -240,7 +272,34 @@ mod tests {
     #[test]
     fn an_unknown_name_has_no_row() {
         assert!(find("qwen9").is_none());
-        assert!(find("qwen2").is_some_and(|row| row.compared));
-        assert!(find("tekken").is_some_and(|row| !row.compared && row.whole_words));
+        assert!(find("qwen2").is_some_and(|row| !row.whole_words && !row.add_bos));
+        assert!(find("tekken").is_some_and(|row| row.whole_words && row.add_bos));
+    }
+
+    /// README.md says of every name how sure it is. What it calls verified is what the tests run:
+    /// `tests/tokenizer.rs` holds the other half.
+    #[test]
+    fn the_readme_says_what_is_verified() {
+        let readme = include_str!("../../README.md");
+        let sorted = |names: &mut dyn Iterator<Item = &str>| -> Vec<String> {
+            let mut names: Vec<String> = names.map(str::to_owned).collect();
+            names.sort_unstable();
+            names
+        };
+        let named = |line: &str| {
+            let line = readme.lines().find(|l| l.starts_with(line)).unwrap_or_else(|| panic!("{line}"));
+            sorted(&mut line.split('`').skip(1).step_by(2))
+        };
+        let others = |of_verified: bool| {
+            let verified = |row: &&Pre| {
+                TABLE.iter().any(|r| r.stages == row.stages && !r.oracles.is_empty()) == of_verified
+            };
+            let rows = TABLE.iter().filter(verified);
+            sorted(&mut rows.flat_map(|r| r.names.iter().filter(|n| !r.oracles.contains(n))).copied())
+        };
+        assert_eq!(named("| verified |"), sorted(&mut TABLE.iter().flat_map(|r| r.oracles).copied()));
+        assert_eq!(named("| by relation |"), others(true));
+        assert_eq!(named("| unverified |"), others(false));
+        assert!(TABLE.iter().all(|row| row.oracles.iter().all(|name| row.names.contains(name))));
     }
 }

@@ -4,7 +4,9 @@
 //! backtracking engine: on a run of a million spaces such an engine gives up. Each rule here
 //! finds what its expression would find, in time linear in the text.
 
-use super::unicode::{Classes, LETTER, LOWER, MARK, NUMBER, OTHER, PUNCT, SPACE, SYMBOL, UPPER};
+use super::unicode::{
+    Classes, LETTER, LOWER, MARK, NUMBER, OTHER, PUNCT, SPACE, SYMBOL, UPPER, is_digit, is_word,
+};
 
 /// A set of characters: any of the classes, or in one of the ranges.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +43,10 @@ pub(super) enum Stage {
     RunOutside(Lead, Set),
     /// Three ASCII digits.
     ThreeDigits,
+    /// Cuts in front of the last three of a run of digits, the three before them, and so on.
+    ThreesFromTheRight,
+    /// Digits in threes from the end of their run, if no letter and no underscore follows it.
+    GroupedDigits,
     /// White space at the end of the piece.
     SpacesAtEnd,
     /// GPT-2's words.
@@ -69,6 +75,8 @@ pub(super) struct Cl100k {
     pub(super) marks: bool,
     /// Line breaks after punctuation belong to it.
     pub(super) breaks_follow: bool,
+    /// `'s` and its like are words.
+    pub(super) contractions: bool,
 }
 
 /// A piece of text and the class of its characters.
@@ -78,7 +86,7 @@ struct Text<'a> {
     classes: Classes,
 }
 
-impl Text<'_> {
+impl<'a> Text<'a> {
     /// The character at a byte offset, its class and where it ends; at the end nothing.
     #[inline]
     fn at(&self, at: usize) -> Option<(char, u8, usize)> {
@@ -179,7 +187,8 @@ impl Text<'_> {
 
     fn cl100k(&self, at: usize, rules: Cl100k) -> Option<usize> {
         let letters = if rules.marks { LETTER | MARK } else { LETTER };
-        if let Some(end) = self.contraction(at, true).or_else(|| self.word(at, letters)) {
+        let contraction = rules.contractions.then(|| self.contraction(at, true)).flatten();
+        if let Some(end) = contraction.or_else(|| self.word(at, letters)) {
             return Some(end);
         }
         let number = self.run_at_most(at, rules.digits, |_, class| class & NUMBER != 0);
@@ -242,6 +251,39 @@ impl Text<'_> {
             .or_else(|| starts.iter().flatten().find_map(|s| raised(*s)))
     }
 
+    /// `(?=(\d{3})+(?!\d))`, which only says where to cut, or `\d{1,3}(?=(?:\d{3})*\b)`, which finds
+    /// whole groups. Both look to the end of a run of digits, so a run is taken at once.
+    fn cut_digits(&self, groups: bool, each: &mut dyn FnMut(&'a str)) {
+        let (mut at, mut begun) = (0, 0);
+        let mut cut = |to: usize| {
+            emit(self.text, begun, to, each);
+            begun = to;
+        };
+        while let Some((c, _, next)) = self.at(at) {
+            if !is_digit(c) {
+                at = next;
+                continue;
+            }
+            let end = self.run(at, |c, _| is_digit(c));
+            let joined = groups && self.at(end).is_some_and(|(c, ..)| is_word(c));
+            if groups && !joined {
+                cut(at);
+            }
+            let mut left = self.text.get(at..end).map_or(0, |run| run.chars().count());
+            while let Some((_, _, next)) = self.at(at).filter(|_| at < end) {
+                if !joined && left % 3 == 0 {
+                    cut(at);
+                }
+                left -= 1;
+                at = next;
+            }
+            if groups && !joined {
+                cut(end);
+            }
+        }
+        cut(self.text.len());
+    }
+
     fn deepseek3(&self, at: usize) -> Option<usize> {
         let (c, _, next) = self.at(at)?;
         if c.is_ascii_punctuation() {
@@ -288,7 +330,7 @@ impl Stage {
                 let digits = text.text.as_bytes().get(at..at + 3)?;
                 digits.iter().all(u8::is_ascii_digit).then_some(at + 3)
             }
-            Stage::SpacesAtEnd => None,
+            Stage::SpacesAtEnd | Stage::ThreesFromTheRight | Stage::GroupedDigits => None,
             Stage::Gpt2 => text.gpt2(at),
             Stage::Cl100k(rules) => text.cl100k(at, rules),
             Stage::O200k { digits, contractions } => text.o200k(at, digits, contractions),
@@ -309,6 +351,10 @@ impl Stage {
             return;
         }
         let text = Text { text: piece, classes };
+        if matches!(self, Stage::ThreesFromTheRight | Stage::GroupedDigits) {
+            text.cut_digits(matches!(self, Stage::GroupedDigits), each);
+            return;
+        }
         let (mut at, mut begun) = (0, 0);
         while let Some((_, _, next)) = text.at(at) {
             match self.match_at(&text, at) {
@@ -358,7 +404,7 @@ mod tests {
         out
     }
 
-    const CL100K: Cl100k = Cl100k { digits: 3, marks: false, breaks_follow: true };
+    const CL100K: Cl100k = Cl100k { digits: 3, marks: false, breaks_follow: true, contractions: true };
     const O200K: Stage = Stage::O200k { digits: 3, contractions: true };
 
     #[test]
@@ -383,7 +429,7 @@ mod tests {
     #[test]
     fn marks_join_letters_only_where_the_rules_say_so() {
         let thai = "ที่";
-        let marks = Cl100k { marks: true, digits: 1, breaks_follow: true };
+        let marks = Cl100k { marks: true, digits: 1, ..CL100K };
         assert_eq!(words(thai, &[Stage::Cl100k(marks)]), [thai]);
         assert_eq!(words(thai, &[Stage::Cl100k(CL100K)]).len(), 2);
     }
@@ -397,6 +443,17 @@ mod tests {
         // Without case a letter is both: the lower-case run may end in the middle.
         assert_eq!(words("中A", &[O200K]), ["中", "A"]);
         assert_eq!(words("ÉCOLEé", &[O200K]), ["ÉCOLEé"]);
+    }
+
+    #[test]
+    fn digits_are_grouped_from_the_right() {
+        let threes = [Stage::ThreesFromTheRight];
+        assert_eq!(words("1234567", &threes), ["1", "234", "567"]);
+        assert_eq!(words("ab 123456 c", &threes), ["ab ", "123", "456 c"]);
+        assert_eq!(words("x12 ١٢٣٤", &threes), ["x12 ١", "٢٣٤"]);
+        let groups = [Stage::GroupedDigits];
+        assert_eq!(words("a1234567 b", &groups), ["a", "1", "234", "567", " b"]);
+        assert_eq!(words("12345x 1234_ 12", &groups), ["12345x 1234_ ", "12"]);
     }
 
     #[test]

@@ -35,24 +35,45 @@ const CLASSES: [(&str, u8); 8] = [
     (r"\s", SPACE),
 ];
 
+/// The characters of a class.
+fn ranges(pattern: &str) -> Vec<(char, char)> {
+    let hir = regex_syntax::parse(pattern);
+    let Ok(HirKind::Class(Class::Unicode(class))) = hir.as_ref().map(|h| h.kind()) else {
+        unreachable!("{pattern} is a Unicode class");
+    };
+    class.ranges().iter().map(|range| (range.start(), range.end())).collect()
+}
+
 /// The class of every scalar value. Untouched planes of it stay unmapped zero pages.
 fn table() -> &'static [u8] {
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
     TABLE.get_or_init(|| {
         let mut table = vec![0u8; char::MAX as usize + 1];
         for (pattern, bit) in CLASSES {
-            let hir = regex_syntax::parse(pattern);
-            let Ok(HirKind::Class(Class::Unicode(class))) = hir.as_ref().map(|h| h.kind()) else {
-                unreachable!("{pattern} is a Unicode class");
-            };
-            for range in class.ranges() {
-                for entry in &mut table[range.start() as usize..=range.end() as usize] {
+            for (start, end) in ranges(pattern) {
+                for entry in &mut table[start as usize..=end as usize] {
                     *entry |= bit;
                 }
             }
         }
         table
     })
+}
+
+/// `\d`: decimal digits, of any script. Few rules ask, so it has no bit in the table.
+pub(super) fn is_digit(c: char) -> bool {
+    static DIGITS: OnceLock<Vec<(char, char)>> = OnceLock::new();
+    if c.is_ascii() {
+        return c.is_ascii_digit();
+    }
+    let digits = DIGITS.get_or_init(|| ranges(r"\d"));
+    let after = digits.partition_point(|(start, _)| *start <= c);
+    after.checked_sub(1).is_some_and(|i| c <= digits[i].1)
+}
+
+/// `\w`: what a word's border `\b` lies beside.
+pub(super) fn is_word(c: char) -> bool {
+    regex_syntax::try_is_word_character(c).unwrap_or(false)
 }
 
 /// The look-up itself, taken once per text.
@@ -88,5 +109,10 @@ mod tests {
         assert_eq!(of('\u{3000}'), SPACE);
         assert_eq!(of('\u{200b}'), 0);
         assert_eq!(of(char::MAX), 0);
+        assert!(
+            ['0', '9', '٣', '９'].into_iter().all(is_digit)
+                && !['a', '½', '²', 'Ⅷ', '\u{10ffff}'].into_iter().any(is_digit)
+        );
+        assert!(['a', '_', '1', '\u{301}'].into_iter().all(is_word) && !['-', ' '].into_iter().any(is_word));
     }
 }

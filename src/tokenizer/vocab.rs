@@ -57,7 +57,7 @@ impl Texts<'_> {
 }
 
 /// Tokens at which generation stops wherever they are, by their text.
-const ENDS: [&str; 21] = [
+const ENDS: [&str; 22] = [
     "</s>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -79,7 +79,12 @@ const ENDS: [&str; 21] = [
     "<eos>",
     "<turn|>",
     "[e~[",
+    "<|END_OF_TURN_TOKEN|>",
 ];
+
+/// GLM's models write no end of their turn: they begin another's. The three together are GLM's
+/// alone, while others (Phi-3, say) have one or two of them.
+const GLM: [&str; 3] = ["<|user|>", "<|observation|>", "[gMASK]"];
 
 /// The parts of a fill-in-the-middle prompt: the key that names the token, the texts by which
 /// it is known otherwise, and whether a model that writes one has come to an end.
@@ -226,6 +231,12 @@ impl Vocab {
         ends.extend(self.eos);
         ends.extend(id(file, "tokenizer.ggml.eot_token_id", tokens)?);
         ends.extend(id(file, "tokenizer.ggml.eom_token_id", tokens)?);
+        if let [Some(user), Some(observation), Some(_)] = GLM.map(find) {
+            for id in [user, observation] {
+                self.set(id, Kind::Control);
+                ends.push(id);
+            }
+        }
         for id in CHANNELS.iter().filter_map(|text| find(text)) {
             self.set(id, Kind::UserDefined);
         }

@@ -68,9 +68,15 @@ impl Style {
                 out.push('{');
                 for (i, key) in keys.iter().enumerate() {
                     self.before_item(i == 0, level + 1, out);
-                    match key.as_str() {
-                        Some(text) => self.string(text, out),
-                        None => self.string(&key.to_string(), out),
+                    match (key.as_str(), key.kind()) {
+                        (Some(text), _) => self.string(text, out),
+                        // Keys are texts: none is "null", and true "true".
+                        (None, ValueKind::None | ValueKind::Bool) => {
+                            out.push('"');
+                            self.write(key, level + 1, out)?;
+                            out.push('"');
+                        }
+                        (None, _) => self.string(&key.to_string(), out),
                     }
                     out.push_str(&self.separators.1);
                     self.write(&value.get_item(key)?, level + 1, out)?;

@@ -24,6 +24,7 @@ use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::methods;
 use super::source::{FACTOR, OPERAND};
 
 /// Fuel of a conversation of no length: about 64 MB of data, or a million instructions.
@@ -189,7 +190,8 @@ impl Limits {
             if method == "format" {
                 charge_format(state, value, weight, size)?;
             }
-            pycompat::unknown_method_callback(state, value, method, args)
+            methods::call(value, method, args, size)
+                .unwrap_or_else(|| pycompat::unknown_method_callback(state, value, method, args))
         });
     }
 

@@ -8,10 +8,11 @@
 
 mod json;
 mod limits;
+mod methods;
 mod source;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, context};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -104,6 +105,8 @@ impl ChatTemplate {
             matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
         });
         env.add_filter("tojson", json::tojson);
+        env.add_filter("default", default);
+        env.add_filter("d", default);
         env.add_filter(source::MODULO, modulo);
         limits.apply(&mut env);
         let source = source::prepare(&self.source);
@@ -136,6 +139,19 @@ fn failed(line: Option<usize>, what: &str) -> Error {
     let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
     let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
     Error::Request(format!("the model's chat template{place}: {what} (--raw does without the template)"))
+}
+
+/// Jinja2's `default(value, default_value="", boolean=false)`, with names.
+fn default(
+    value: Value,
+    other: Option<Value>,
+    boolean: Option<bool>,
+    names: Kwargs,
+) -> Result<Value, minijinja::Error> {
+    let other = other.or(names.get("default_value")?).unwrap_or_else(|| Value::from(""));
+    let boolean = boolean.or(names.get("boolean")?).unwrap_or(false);
+    names.assert_all_used()?;
+    Ok(if value.is_undefined() || boolean && !value.is_true() { other } else { value })
 }
 
 /// `%`: a string's is its use as a format.

@@ -176,10 +176,14 @@ impl<'a, 'o> Tag<'a, 'o> {
                 self.copy(end);
                 return self.at;
             }
-            let (token, len) = next_token(rest);
-            if std::mem::take(&mut first) {
-                self.awaits_in = block && token == Token::Operand("for");
-                self.declares = block && matches!(token, Token::Operand("macro" | "call"));
+            let (mut token, len) = next_token(rest);
+            if std::mem::take(&mut first) && block {
+                // The name of a statement is no operand, whatever stands behind it.
+                self.awaits_in = token == Token::Operand("for");
+                self.declares = matches!(token, Token::Operand("macro" | "call"));
+                if let Token::Operand(name) = token {
+                    token = Token::Other(name);
+                }
             }
             self.token(token, len);
         }
@@ -337,6 +341,13 @@ fn next_token(text: &str) -> (Token<'_>, usize) {
                 len += 1 + digits.find(|c| !is_name(c)).unwrap_or(digits.len());
             }
         }
+        // The sign of 1e-5, which is no operator.
+        if first.is_ascii_digit() && !head(len).starts_with("0x") && head(len).ends_with(['e', 'E']) {
+            let exponent = text.get(len..).unwrap_or("").strip_prefix(['-', '+']).unwrap_or("");
+            if exponent.starts_with(|c: char| c.is_ascii_digit()) {
+                len += 1 + exponent.find(|c| !is_name(c)).unwrap_or(exponent.len());
+            }
+        }
         return (Token::Operand(head(len)), len);
     }
     let two = head(2);
@@ -382,6 +393,11 @@ mod tests {
         check("{% if a not in b and c is not none %}", "{% if a@ not in b@ and c is not none %}");
         check("{%- set x.y = x.if ~ 1.5 -%}", "{%- set x.y = x.if@ ~ 1.5@ -%}");
         check("{% if x is in [1, (2, 3)] %}", "{% if x is in [1@, (2, 3)@] %}");
+        check(
+            "{% for (a, b) in c %}{% set (a, b) = c, d ~ e %}",
+            "{% for (a, b) in c %}{% set (a, b) = c, d@ ~ e@ %}",
+        );
+        check("{{ 1.5e-7 + 2E+3 - 4e-x }}", "{{ 1.5e-7@ + 2E+3@ - 4e@-x@ }}");
         check("{% call(x) f(a) %}", "{% call(x) f(a) %}");
         check("{% macro f(a, b='x' + 'y') %}", "{% macro f(a, b='x'@ + 'y'@) %}");
     }

@@ -23,6 +23,7 @@ use talk::{Talk, argmax};
 
 const SMOLLM2: &str = "smollm2-135m";
 const QWEN: &str = "qwen2.5-coder-0.5b";
+const GEMMA: &str = "gemma3-270m";
 
 #[derive(Deserialize)]
 struct Golden {
@@ -80,6 +81,14 @@ struct Logits {
     text: String,
     ids: Vec<u32>,
     f32: Row,
+    /// Where F32 in that program is no exact reference.
+    f64: Option<Row>,
+}
+
+impl Logits {
+    fn exact(&self) -> &Row {
+        self.f64.as_ref().unwrap_or(&self.f32)
+    }
 }
 
 #[derive(Deserialize)]
@@ -175,11 +184,17 @@ fn round_trips(tokenizer: &Tokenizer) {
     }
 }
 
+/// A question, as a chat where the model has a template.
+fn question(talk: &Talk, name: &str) -> Vec<u32> {
+    let text = "What is the capital of France?";
+    if name == GEMMA { talk.plain(text) } else { talk.prompt(&[user(text)]) }
+}
+
 fn text(name: &str) {
     let Some(path) = fetched(name) else { return };
     let mut talk = Talk::open(&path, &options(DeviceChoice::Cpu, None));
     round_trips(&talk.tokenizer);
-    let question = talk.prompt(&[user("What is the capital of France?")]);
+    let question = question(&talk, name);
     let answer = talk.go_on(&question, Some(12));
     assert!(!talk.shown(&answer.ids).trim().is_empty(), "{:?}", answer.ids);
     assert_eq!(answer.prompt_tokens, question.len());
@@ -206,7 +221,7 @@ fn text(name: &str) {
     for case in &golden.logits {
         assert_eq!(talk.plain(&case.text), case.ids, "{}", case.id);
     }
-    assert!(golden.chat.len() >= 4);
+    assert!(golden.chat.len() >= 4 || name == GEMMA);
     for case in &golden.chat {
         assert_eq!(talk.text(&case.messages), case.prompt);
         assert_eq!(talk.prompt(&case.messages), case.ids);
@@ -244,6 +259,8 @@ struct Way {
     mean_nll: f64,
     /// A choice with a smaller margin may be another one.
     margin: f64,
+    /// How far the reference's own F32 is off, in NLL and margins.
+    noise: f64,
     amount: Amount,
 }
 
@@ -304,7 +321,8 @@ fn of_each_kind(golden: &Golden, n: usize) -> Vec<&Greedy> {
     let mut chosen = Vec::new();
     for kind in ["raw", "chat"] {
         let mut cases: Vec<&Greedy> = golden.greedy.iter().filter(|c| c.kind == kind).collect();
-        assert!(!cases.is_empty(), "{kind}");
+        // A base model has no chats.
+        assert!(!cases.is_empty() || (kind == "chat" && golden.chat.is_empty()), "{kind}");
         cases.sort_by_key(|c| c.prompt_ids.len() + c.f32.ids.len());
         chosen.extend(cases.into_iter().take(n).enumerate());
     }
@@ -319,7 +337,7 @@ fn against_cpu(name: &str, path: &Path, way: &Way) {
     }
     let mut cpu = Talk::open(path, &options(DeviceChoice::Cpu, None));
     let mut talk = Talk::open(path, &options(way.device.clone(), way.math));
-    let question = talk.prompt(&[user("What is the capital of France?")]);
+    let question = question(&talk, name);
     let (want, got) = (cpu.last_row(&question), talk.last_row(&question));
     let mut best: Vec<usize> = (0..want.len()).collect();
     best.sort_by(|a, b| want[*b].total_cmp(&want[*a]));
@@ -354,13 +372,13 @@ fn numbers(name: &str, way: &Way) {
         let row = talk.last_row(&case.ids);
         tokens += case.ids.len();
         let (mut of_case, mut sum) = (Errors::default(), Errors::default());
-        for (id, want) in &case.f32.top {
+        for (id, want) in &case.exact().top {
             for errors in [&mut logits, &mut of_case] {
                 errors.add(row[*id].into(), *want);
             }
         }
         for errors in [&mut sums, &mut sum] {
-            errors.add(logsumexp(&row), case.f32.logsumexp);
+            errors.add(logsumexp(&row), case.exact().logsumexp);
         }
         assert!(of_case.worst < way.logits, "{name}, {}, {}: logits: {of_case}", way.name, case.id);
         assert!(sum.worst < way.logits, "{name}, {}, {}: logsumexp: {sum}", way.name, case.id);
@@ -377,7 +395,7 @@ fn numbers(name: &str, way: &Way) {
             let want = text.f32.nll[position];
             nll.add(got, want);
             assert!(
-                nll.worst < way.nll,
+                nll.worst < way.nll + way.noise,
                 "{name}, {}: NLL of token {}: {got}, not {want}",
                 way.name,
                 position + 1
@@ -393,7 +411,7 @@ fn numbers(name: &str, way: &Way) {
         assert!((wanted - text.f32.mean_nll).abs() < 1e-5);
     }
     let mean_error = (mean - wanted).abs();
-    assert!(mean_error < way.mean_nll, "{name}, {}: mean NLL {mean:.6}, not {wanted:.6}", way.name);
+    assert!(mean_error < way.mean_nll + way.noise / 100.0, "{name}, {}: mean NLL {mean:.6}, not {wanted:.6}", way.name);
 
     let mut margins = Errors::default();
     let (mut choices, mut other) = (0, 0);
@@ -412,7 +430,7 @@ fn numbers(name: &str, way: &Way) {
             let what = format!("{name}, {}, {}, step {step}, margin {margin}", way.name, case.id);
             assert!(got == id || margin < way.margin, "{what}: {got}, not {id}");
             margins.add(lead(row, id), margin);
-            assert!(margins.worst < way.logits, "{what}: got {}", lead(row, id));
+            assert!(margins.worst < way.logits + way.noise, "{what}: got {}", lead(row, id));
         });
     }
 
@@ -455,6 +473,7 @@ fn cpu(amount: Amount) -> Way {
         nll: 0.002,
         mean_nll: 0.0001,
         margin: 0.02,
+        noise: 0.0,
         amount,
     }
 }
@@ -484,6 +503,7 @@ fn gpu_int16(amount: Amount) -> Way {
         nll: 0.05,
         mean_nll: 0.001,
         margin: 0.1,
+        noise: 0.0,
         amount,
     }
 }
@@ -508,6 +528,37 @@ fn smollm2_part() -> Amount {
 fn qwen_part() -> Amount {
     let quick = Amount { logits: 5, nll: 16, forced: 1, decoded: 1 };
     part(quick, Amount { logits: 33, nll: 64, forced: 2, decoded: 1 })
+}
+
+/// Windows of 512 show in texts beyond them: on software a GPU gets one such text at most.
+fn gemma_part() -> Amount {
+    let quick = Amount { logits: 5, nll: 24, forced: 1, decoded: 1 };
+    part(quick, Amount { logits: 33, nll: 640, forced: 2, decoded: 1 })
+}
+
+/// The reference's GELU is a table of halves: its own F32 is up to 0.03 off in a logit.
+fn gemma(way: Way) -> Way {
+    Way { margin: if way.logits < 0.1 { 0.1 } else { 0.3 }, noise: 0.1, ..way }
+}
+
+#[test]
+fn gemma_text() {
+    text(GEMMA);
+}
+
+#[test]
+fn gemma_cpu() {
+    numbers(GEMMA, &gemma(cpu(ALL)));
+}
+
+#[test]
+fn gemma_gpu_f32() {
+    numbers(GEMMA, &gemma(gpu_f32(gemma_part())));
+}
+
+#[test]
+fn gemma_gpu_int16() {
+    numbers(GEMMA, &gemma(gpu_int16(gemma_part())));
 }
 
 #[test]

@@ -17,7 +17,8 @@ pub(crate) struct Talk {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) history: History,
-    template: ChatTemplate,
+    /// A base model has none.
+    template: Option<ChatTemplate>,
 }
 
 impl Talk {
@@ -25,7 +26,7 @@ impl Talk {
         let model = Arc::new(Model::from_file(File::open(path).unwrap()).unwrap());
         let Weights::File(file) = &model.weights else { unreachable!("it comes from a file") };
         let tokenizer = Tokenizer::from_file(file).unwrap();
-        let template = ChatTemplate::from_file(file).expect("a chat template");
+        let template = ChatTemplate::from_file(file);
         let mut go_on = |_, _| ControlFlow::Continue(());
         let engine = open(model.clone(), options, &mut go_on).unwrap_or_else(|e| panic!("{e}"));
         Talk { engine, tokenizer, history: History::default(), template }
@@ -33,7 +34,7 @@ impl Talk {
 
     /// The text that the model is to continue.
     pub(crate) fn text(&self, messages: &[Message]) -> String {
-        self.template.render(messages, true).unwrap()
+        self.template.as_ref().expect("a chat template").render(messages, true).unwrap()
     }
 
     pub(crate) fn prompt(&self, messages: &[Message]) -> Vec<u32> {

@@ -36,7 +36,7 @@ fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
         return files.into_iter().filter(named).filter_map(runs).collect();
     }
     let models: Vec<_> = files.into_iter().filter_map(runs).collect();
-    let least = if common::shared().is_some() { 58 } else { 6 };
+    let least = if common::shared().is_some() { 58 } else { 10 };
     assert!(models.len() >= least, "only {} models can be run", models.len());
     models
 }

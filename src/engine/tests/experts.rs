@@ -146,6 +146,7 @@ impl Experts<'_> {
             parts,
             take: Take::Chosen { count, used },
             tail: Tail::None,
+            splits: 1,
             first_tile: 0,
             stride: padded(rows),
             norm: matches!(epilogue, Epilogue::Gated(_)).then_some((cols, EPSILON)),
@@ -298,13 +299,17 @@ fn experts_are_chosen() {
             let bias = random.vec(stride);
             let route = Route { routing, stride, gate };
             let tail = Tail::Route(route.clone());
-            let kernel = Gemv { bias: true, tail, ..product.kernel(parts, Epilogue::Raw, stride) };
+            // Several workgroups may share a row, each with its own sum.
+            let splits = 1 + i % 3;
+            let kernel = Gemv { bias: true, tail, splits, ..product.kernel(parts, Epilogue::Raw, stride) };
             let (out, bias, arrived) =
-                (upload(gpu, &vec![0f32; stride]), upload(gpu, &bias), upload(gpu, &[0u32; 4]));
+                (upload(gpu, &vec![0f32; splits * stride]), upload(gpu, &bias), upload(gpu, &[0u32; 4]));
             let picks = upload(gpu, &vec![[0u32; 2]; used + 1]);
             product.run_with(&kernel, &[&out, &bias], &[&arrived, &picks]);
             // What the product has made is tested elsewhere.
-            let scores = Scores { route, scores: download(gpu, &out) };
+            let sums: Vec<f32> = download(gpu, &out);
+            let sum = |at: usize| sums.iter().skip(at).step_by(stride).sum();
+            let scores = Scores { route, scores: (0..stride).map(sum).collect() };
             scores.check(gpu, &format!("behind a product, {:?}", gpu.form), &picks);
             assert_eq!(download::<u32>(gpu, &arrived)[0], 0, "the counter is left for the next step");
         }

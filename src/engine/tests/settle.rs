@@ -97,16 +97,16 @@ fn settles(gpu: &Gpu, kernel: &Settle, tokens: usize) {
 }
 
 /// The branch is what a product has made, whose last workgroup settles the stream.
-fn settles_behind_a_product(gpu: &Gpu, kernel: &Settle, lanes: usize) {
+fn settles_behind_a_product(gpu: &Gpu, kernel: &Settle, lanes: usize, splits: usize) {
     let (width, stride) = (kernel.width, padded(kernel.width));
-    let product = Products::new(gpu, Type::Q5_0, [width, 96], 1, 1, knobs(lanes, 1, 1));
+    let product = Products::new(gpu, Type::Q5_0, [width, 416], 1, 1, knobs(lanes, 1, 1));
     let streams = Streams::new(gpu, kernel, 1);
-    let (out, arrived) = (upload(gpu, &vec![0f32; stride]), upload(gpu, &[0u32; 4]));
+    let (out, arrived) = (upload(gpu, &vec![0f32; splits * stride]), upload(gpu, &[0u32; 4]));
     let gemv = product.kernel(&product.parts[..1], Epilogue::Raw, stride);
-    let gemv = Gemv { norm: None, tail: Tail::Settle(kernel.clone()), ..gemv };
+    let gemv = Gemv { norm: None, tail: Tail::Settle(kernel.clone()), splits, ..gemv };
     let tail: Vec<_> = [&arrived, &streams.x].into_iter().chain(streams.outputs()).collect();
     product.run_with(&gemv, &[&out], &tail);
-    streams.check(&format!("behind a product, {lanes} lanes"), &product.first);
+    streams.check(&format!("behind a product, {lanes} lanes, {splits} splits"), &product.first);
     assert_eq!(download::<u32>(gpu, &arrived)[0], 0, "the counter is left for the next step");
 }
 
@@ -138,7 +138,7 @@ fn settling() {
             let kernel = Settle { width, branch, norm, epsilon: 1e-3 };
             settles(gpu, &kernel, tokens);
             if gpu.form.inline_merge && branch.is_some() {
-                settles_behind_a_product(gpu, &kernel, [64, 256, 320][i % 3]);
+                settles_behind_a_product(gpu, &kernel, [64, 256, 320][i % 3], 1 + i % 2);
             }
         }
     }

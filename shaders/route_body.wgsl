@@ -12,7 +12,9 @@ var<workgroup> best_scores: array<f32, USED>;
 
 fn route(token: u32, lid: u32) {
   for (var e = lid; e < ROWS; e += THREADS) {
-    let score = score_at(token, min(e, EXPERTS - 1u));
+    // What is not finite comes first, and makes weights that are no numbers.
+    let bits = bitcast<u32>(score_at(token, min(e, EXPERTS - 1u)));
+    let score = bitcast<f32>(select(bits, 0x7f800000u, (bits & 0x7f800000u) == 0x7f800000u));
     all_scores[e >> 2u][e & 3u] = select(-3.4e38, score, e < EXPERTS);
     atomicStore(&places[e], 0u);
   }
@@ -28,9 +30,6 @@ fn route(token: u32, lid: u32) {
     }
     atomicAdd(&places[e], ahead.x + ahead.y + ahead.z + ahead.w);
   }
-  // Scores that are no numbers have no place: their token takes the first expert, with a weight that
-  // is no number either.
-  for (var k = lid; k < USED; k += THREADS) { best_scores[k] = bitcast<f32>(0x7fc00000u); }
   workgroupBarrier();
   for (var e = lid; e < EXPERTS; e += THREADS) {
     let place = atomicLoad(&places[e]);

@@ -10,9 +10,12 @@ use infer::gguf::File;
 use infer::kernels::sample::Sampling;
 use infer::kernels::{Kv, Math};
 use infer::model::Model;
-use safetensors::SafeTensors;
 
 mod common;
+#[path = "common/golden.rs"]
+mod golden;
+
+use golden::{Golden, all_logits, relative};
 
 /// The models of the fixtures that this program runs: those of its architectures and types.
 fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
@@ -33,27 +36,9 @@ fn models() -> Vec<(std::path::PathBuf, Arc<Model>)> {
         return files.into_iter().filter(named).filter_map(runs).collect();
     }
     let models: Vec<_> = files.into_iter().filter_map(runs).collect();
-    let least = if common::shared().is_some() { 58 } else { 6 };
+    let least = if common::shared().is_some() { 58 } else { 10 };
     assert!(models.len() >= least, "only {} models can be run", models.len());
     models
-}
-
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn of(path: &Path) -> Golden {
-        Golden(std::fs::read(path.with_extension("golden.safetensors")).unwrap())
-    }
-
-    fn ids(&self, name: &str) -> Vec<u32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap();
-        tensor.data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        self.ids(name).into_iter().map(f32::from_bits).collect()
-    }
 }
 
 /// Bounds of the relative error of a row of logits: median and worst.
@@ -64,12 +49,6 @@ const F32: Bounds = Bounds(5e-5, 5e-4, 0.002);
 const INT16: Bounds = Bounds(2e-3, 1e-2, 0.05);
 const INT8: Bounds = Bounds(6e-2, 2e-1, 0.7);
 const F16: Bounds = Bounds(4e-3, 2e-2, 0.05);
-
-fn relative(got: &[f32], want: &[f32]) -> f64 {
-    let sum = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(f).sum::<f64>();
-    let error = sum(&|i| (f64::from(got[i]) - f64::from(want[i])).powi(2));
-    (error / sum(&|i| f64::from(want[i]).powi(2))).sqrt()
-}
 
 fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) -> (f64, f64) {
     let golden = Golden::of(path);
@@ -380,16 +359,6 @@ fn small(scale: f32, factors: Option<Factors>) -> Arc<Model> {
         file.tensor(&format!("{name}.weight"), infer::quant::Type::F32, &[width], &random(width, 1.0));
     }
     Arc::new(Model::from_file(File::parse(file.finish()).unwrap()).unwrap())
-}
-
-fn all_logits(engine: &mut dyn Engine, ids: &[u32]) -> Vec<f32> {
-    let mut all = Vec::new();
-    let mut keep = |row: &[f32]| {
-        all.extend_from_slice(row);
-        Ok(())
-    };
-    engine.logits(ids, true, &mut |_, _| ControlFlow::Continue(()), &mut keep).unwrap();
-    all
 }
 
 #[test]

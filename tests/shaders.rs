@@ -5,7 +5,9 @@ use infer::kernels::activation::Activation;
 use infer::kernels::attention::{self, Attention, HeadNorms, Pairing, Temperature};
 use infer::kernels::embed::Embed;
 use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take, side_by_side};
+use infer::kernels::route::{Route, Routing};
 use infer::kernels::select::Select;
+use infer::kernels::settle::{Added, Reads, Settle};
 use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
 use infer::quant::{Layout, Type};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -129,17 +131,95 @@ fn attentions() -> Vec<Attention> {
     all
 }
 
+/// Ways to settle a stream: each branch with each reading.
+fn settlings() -> Vec<Settle> {
+    let normed = |mean, bias| Reads::Normed { mean, bias };
+    let added = |bias, normed, scale| Some(Added { bias, normed, scale });
+    let mut all = Vec::new();
+    for norm in [Reads::Stream, normed(false, false), normed(true, false), normed(true, true)] {
+        for branch in [None, added(false, false, 1.0), added(true, false, 0.5), added(false, true, 1.0)] {
+            all.push(Settle { width: 100, branch, norm, epsilon: 1e-5 });
+        }
+    }
+    all
+}
+
+/// What follows a product beside the plain cases; what experts and whole streams need.
+fn surroundings(form: Form) -> Vec<Shader> {
+    let base = |types: &[Type], epilogue: Epilogue, tokens: usize| {
+        let (parts, _) = side_by_side(types.iter().map(|ty| (Layout::new(*ty, 96, 256).unwrap(), 1.0)));
+        let norm = (!matches!(epilogue, Epilogue::Residual { .. })).then_some((256, 1e-5));
+        let knobs = Knobs { threads: 256, tiles: 1, unroll: 1 };
+        let (take, tail) = (Take::Whole, Tail::None);
+        Gemv {
+            parts,
+            epilogue,
+            take,
+            tail,
+            splits: 1,
+            norm,
+            bias: false,
+            first_tile: 0,
+            stride: 96,
+            tokens,
+            knobs,
+        }
+    };
+    let mut all = Vec::new();
+    let mut add = |gemv: Gemv| all.push(gemv.shader(form));
+    let pair = [Type::MXFP4, Type::Q4_K];
+    for activation in [Activation::Silu, Activation::Gelu, Activation::ClampedSwish] {
+        for (tokens, bias) in [(1, false), (1, true), (4, true)] {
+            add(Gemv { bias, ..base(&pair, Epilogue::Gated(activation), tokens) });
+            add(Gemv { bias, ..base(&pair[..1], Epilogue::Gated(activation), tokens) });
+            let take = Take::Share { used: 4 };
+            add(Gemv { bias, take, ..base(&pair, Epilogue::Gated(activation), tokens) });
+        }
+    }
+    for (ty, bias) in
+        [Type::MXFP4, Type::F16, Type::IQ2_S].into_iter().flat_map(|ty| [(ty, false), (ty, true)])
+    {
+        let take = Take::Chosen { count: 3, used: 2 };
+        let gated = Epilogue::Gated(Activation::ClampedSwish);
+        add(Gemv { bias, take, stride: 32, ..base(&[ty, Type::Q8_0], gated, 1) });
+        add(Gemv { bias, take, stride: 32, ..base(&[ty], Epilogue::Residual { scale: 0.5 }, 1) });
+        add(Gemv { bias, ..base(&[ty], Epilogue::Residual { scale: 0.5 }, 4) });
+    }
+    for tokens in [1, 4] {
+        for (scale, cap) in [(0.5, None), (1.0, Some(30.0)), (0.5, Some(30.0))] {
+            add(base(&pair[..1], Epilogue::Logits { vocab: 90, scale, cap }, tokens));
+        }
+        add(Gemv { bias: true, stride: 192, ..base(&pair, Epilogue::Raw, tokens) });
+    }
+    let routes = [(true, None), (false, Some(96))].map(|(normalised, gate)| {
+        let routing = Routing { count: 90, used: 6, normalised, scale: 2.0 };
+        Route { routing, stride: 112, gate }
+    });
+    for splits in [1, 3] {
+        let raw = |tail| Gemv { tail, splits, norm: None, ..base(&pair[..1], Epilogue::Raw, 1) };
+        settlings().into_iter().filter(|s| s.branch.is_some()).for_each(|s| add(raw(Tail::Settle(s))));
+        for route in &routes {
+            let tail = Tail::Route(route.clone());
+            add(Gemv { tail, splits, bias: true, stride: 192, ..base(&pair, Epilogue::Raw, 1) });
+        }
+    }
+    all.extend(settlings().iter().map(|settle| settle.shader(form)));
+    all.extend(routes.iter().map(|route| route.shader(form)));
+    all.push(Embed { table: part(Type::Q5_1, 40, 512), first_row: 0, vocab: 40, scale: 12.0 }.shader(form));
+    all
+}
+
 #[test]
 fn every_form_is_valid_everywhere() {
     let mut seen = std::collections::HashSet::new();
     for form in forms() {
-        for shader in shaders(form) {
+        for shader in shaders(form).into_iter().chain(surroundings(form)) {
             if seen.insert(shader.source.clone()) {
                 check(&shader, form);
             }
         }
     }
-    assert!(seen.len() > 300, "only {} shaders", seen.len());
+    assert!(seen.len() > 700, "only {} shaders", seen.len());
 }
 
 fn check(shader: &Shader, form: Form) {

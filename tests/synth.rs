@@ -14,14 +14,14 @@ use infer::engine::{DeviceChoice, Options, open};
 use infer::gguf::writer::Writer;
 use infer::gguf::{File, Tensor};
 use infer::kernels::Math;
-use infer::model::{Ftype, Key, Model, Synthetic};
+use infer::model::{Ftype, Key, Model, Spec, Synthetic, arch};
 use infer::quant::Type;
 use infer::tokenizer::made_up;
 use program::{Infer, run};
 
 const VOCAB: usize = 512;
 
-/// The keys of two small layers; the heads together are not as wide as the stream.
+/// The keys of small layers; the heads together are not as wide as the stream.
 fn keys() -> Vec<(String, Key)> {
     let counts = [
         ("block_count", 2),
@@ -34,8 +34,79 @@ fn keys() -> Vec<(String, Key)> {
         ("attention.value_length", 32),
     ];
     let counts = counts.map(|(key, n)| (key.to_owned(), Key::Count(n)));
-    let epsilon = ("attention.layer_norm_rms_epsilon".to_owned(), Key::Number(1e-5));
-    counts.into_iter().chain([epsilon]).collect()
+    let epsilon = |kind| (format!("attention.layer_norm_{kind}epsilon"), Key::Number(1e-5));
+    counts.into_iter().chain(["rms_", ""].map(epsilon)).collect()
+}
+
+/// Some of the keys have other values, others are there besides.
+fn with(mut keys: Vec<(String, Key)>, other: &[(&str, Key)]) -> Vec<(String, Key)> {
+    for (key, value) in other {
+        keys.retain(|(k, _)| k != key);
+        keys.push(((*key).to_owned(), value.clone()));
+    }
+    keys
+}
+
+/// Small models: of every architecture one, or one of each kind that its files are, with keys as
+/// they have them. Their windows are shorter than [`IDS`].
+fn kinds() -> Vec<(&'static str, Vec<(String, Key)>)> {
+    use Key::{Count, Number, Text};
+    let yarn = || {
+        [
+            ("rope.scaling.type", Text("yarn".to_owned())),
+            ("rope.scaling.factor", Number(4.0)),
+            ("rope.scaling.original_context_length", Count(16)),
+        ]
+    };
+    let experts = |count, used| [("expert_count", Count(count)), ("expert_used_count", Count(used))];
+    let window = ("attention.sliding_window", Count(24));
+    let of = |others: &[&[(&str, Key)]]| with(keys(), &others.concat());
+    let small = ("expert_feed_forward_length", Count(160));
+    vec![
+        ("cohere2", of(&[&[("block_count", Count(4)), window.clone(), ("logit_scale", Number(0.25))]])),
+        (
+            "gemma2",
+            of(&[&[
+                window.clone(),
+                ("attn_logit_softcapping", Number(50.0)),
+                ("final_logit_softcapping", Number(30.0)),
+            ]]),
+        ),
+        ("gemma3", of(&[&[("block_count", Count(6)), window.clone(), ("rope.freq_base", Number(1e6))]])),
+        ("glm4", of(&[&[("rope.dimension_count", Count(16))]])),
+        ("gpt-oss", of(&[&yarn(), &experts(5, 4), &[window.clone(), small.clone()]])),
+        (
+            "granite",
+            of(&[&[
+                ("embedding_scale", Number(12.0)),
+                ("residual_scale", Number(0.22)),
+                ("attention.scale", Number(0.03125)),
+                ("logit_scale", Number(8.0)),
+            ]]),
+        ),
+        ("llama", keys()),
+        ("llama", of(&[&experts(3, 2)])),
+        ("mistral3", of(&[&yarn(), &[("attention.temperature_scale", Number(0.1))]])),
+        ("olmo2", keys()),
+        ("olmo2", of(&[&yarn(), &[("block_count", Count(4)), window.clone()]])),
+        (
+            "phi3",
+            of(&[&[
+                window.clone(),
+                ("rope.scaling.original_context_length", Count(16)),
+                ("rope.scaling.attn_factor", Number(1.19)),
+            ]]),
+        ),
+        ("qwen2", keys()),
+        (
+            "qwen2moe",
+            of(&[&experts(6, 3), &[small.clone(), ("expert_shared_feed_forward_length", Count(224))]]),
+        ),
+        ("qwen3", keys()),
+        ("qwen3moe", of(&[&experts(9, 5), &[small]])),
+        ("smollm3", of(&[&[("block_count", Count(4))]])),
+        ("starcoder2", of(&[&[window]])),
+    ]
 }
 
 fn made(architecture: &str, keys: Vec<(String, Key)>, ftype: Ftype, seed: u64) -> Synthetic {
@@ -63,42 +134,92 @@ fn file(model: &Synthetic) -> Vec<u8> {
     writer.finish()
 }
 
+/// More than a window.
+const IDS: usize = 40;
+
 /// The logits after some ids, row after row, on the CPU.
 fn logits(model: Model) -> Vec<f32> {
-    logits_on(DeviceChoice::Cpu, model)
+    logits_on(DeviceChoice::Cpu, model, 5)
 }
 
-fn logits_on(device: DeviceChoice, model: Model) -> Vec<f32> {
+fn logits_on(device: DeviceChoice, model: Model, count: usize) -> Vec<f32> {
     let what = model.plan.matrices()[1].ty;
     let options = Options { device, threads: Some(1), math: Some(Math::F32), ..Options::default() };
     let mut go_on = |_, _| ControlFlow::Continue(());
     let mut engine = open(Arc::new(model), &options, &mut go_on).unwrap_or_else(|e| panic!("{what}: {e}"));
     let mut all = Vec::new();
+    let ids: Vec<u32> =
+        [0, 7, 500, 300, 44].into_iter().chain((5..).map(|i| i * 61 % 512)).take(count).collect();
     engine
-        .logits(&[0, 7, 500, 300, 44], true, &mut go_on, &mut |row| {
+        .logits(&ids, true, &mut go_on, &mut |row| {
             all.extend_from_slice(row);
             Ok(())
         })
         .unwrap();
-    assert_eq!(all.len(), 5 * VOCAB);
+    assert_eq!(all.len(), count * VOCAB);
     all
 }
 
-/// Of whatever types, the logits are neither flat nor wild.
+/// Logits are neither flat nor wild.
+fn ordinary(architecture: &str, what: &str, all: &[f32]) {
+    let mean = all.iter().sum::<f32>() / all.len() as f32;
+    let deviation = (all.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / all.len() as f32).sqrt();
+    // Granite's stream is hardly more than the embedding, whose rows are single blocks here: where they
+    // have a minimum for many elements, products of two such rows deviate by more.
+    let most = if architecture == "granite" { 10.0 } else { 5.0 };
+    assert!(mean.abs() < 0.5 && (1.0..most).contains(&deviation), "{what}: {mean} ± {deviation}");
+}
+
+/// The root mean square of the difference over that of what is wanted.
+fn relative(got: &[f32], want: &[f32]) -> f32 {
+    let sum = |f: &dyn Fn(usize) -> f32| (0..want.len()).map(f).sum::<f32>();
+    (sum(&|i| (got[i] - want[i]).powi(2)) / sum(&|i| want[i].powi(2))).sqrt()
+}
+
+/// Of whatever types: each with three of the kinds, in turn.
 #[test]
 fn models_of_every_type_compute_ordinary_logits() {
+    let kinds = kinds();
     let mut tried = 0;
     for ftype in Ftype::names().filter_map(Ftype::parse) {
-        for architecture in ["llama", "qwen2", "qwen3"] {
-            let name = ftype.name();
-            let all = logits(Model::synthetic(tiny(architecture, ftype, 0)).unwrap());
-            let mean = all.iter().sum::<f32>() / all.len() as f32;
-            let deviation = (all.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / all.len() as f32).sqrt();
-            assert!(mean.abs() < 0.5 && (1.0..5.0).contains(&deviation), "{name}: {mean} ± {deviation}");
+        for _ in 0..3 {
+            let (architecture, keys) = &kinds[tried % kinds.len()];
+            let model = Model::synthetic(made(architecture, keys.clone(), ftype, 0)).unwrap();
+            ordinary(architecture, &format!("{architecture} {}", ftype.name()), &logits(model));
             tried += 1;
         }
     }
     assert!(tried >= 3 * 29, "{tried}");
+}
+
+/// What benchmarks run without a file is what stands in the file; both engines compute the same
+/// with it, a prompt of more than a window, and that is ordinary.
+#[test]
+fn models_of_every_architecture() {
+    let kinds = kinds();
+    let mut names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
+    names.dedup();
+    assert_eq!(names, arch::names().collect::<Vec<_>>(), "an architecture has no keys here");
+    // One device stays open: some drivers cannot be loaded again and again.
+    let first = Model::synthetic(tiny("llama", Ftype::Q4KM, 0)).unwrap();
+    let gpu = Options { device: DeviceChoice::Gpu, ..Options::default() };
+    let _open = open(Arc::new(first), &gpu, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    for (name, keys) in kinds {
+        let what = format!("{name} {keys:?}");
+        let model = made(name, keys, Ftype::Q4KM, 3);
+        let bytes = file(&model);
+        let read = || {
+            Model::from_file(File::parse(bytes.clone()).unwrap()).unwrap_or_else(|e| panic!("{what}: {e}"))
+        };
+        assert_eq!(read().plan.spec, Spec { vocab: VOCAB, ..model.spec.clone() }, "{what}");
+        let model = Model::synthetic(model).unwrap();
+        assert_eq!(read().plan, model.plan, "{what}");
+        let want = logits_on(DeviceChoice::Cpu, read(), IDS);
+        ordinary(name, &what, &want);
+        assert!(logits_on(DeviceChoice::Cpu, model, IDS) == want, "{what}: another model");
+        let error = relative(&logits_on(DeviceChoice::Gpu, read(), IDS), &want);
+        assert!(error < 2e-5, "{what}: {error:.1e}");
+    }
 }
 
 /// Rows of several blocks, matrices that end within a tile, other types for the output.
@@ -110,34 +231,20 @@ fn engines_agree_on_every_type() {
     let gpu = Options { device: DeviceChoice::Gpu, ..Options::default() };
     let _open = open(Arc::new(first), &gpu, &mut |_, _| ControlFlow::Continue(())).unwrap();
     for ftype in Ftype::names().filter_map(Ftype::parse).filter(|f| common::full() || few.contains(f)) {
-        let mut keys = keys();
-        for (key, value) in [
-            ("embedding_length", 768),
-            ("feed_forward_length", 1288),
-            ("attention.head_count", 6),
-            ("attention.head_count_kv", 3),
-        ] {
-            keys.iter_mut().filter(|(k, _)| k == key).for_each(|(_, v)| *v = Key::Count(value));
-        }
+        let keys = with(
+            keys(),
+            &[
+                ("embedding_length", Key::Count(768)),
+                ("feed_forward_length", Key::Count(1288)),
+                ("attention.head_count", Key::Count(6)),
+                ("attention.head_count_kv", Key::Count(3)),
+            ],
+        );
         let file = file(&made("llama", keys, ftype, 5));
         let model = || Model::from_file(File::parse(file.clone()).unwrap()).unwrap();
-        let [want, got] = [DeviceChoice::Cpu, DeviceChoice::Gpu].map(|device| logits_on(device, model()));
-        let sum = |f: &dyn Fn(usize) -> f32| (0..want.len()).map(f).sum::<f32>();
-        let error = (sum(&|i| (got[i] - want[i]).powi(2)) / sum(&|i| want[i].powi(2))).sqrt();
+        let [want, got] = [DeviceChoice::Cpu, DeviceChoice::Gpu].map(|device| logits_on(device, model(), 5));
+        let error = relative(&got, &want);
         assert!(error < 1e-5, "{}: {error:.1e}", ftype.name());
-    }
-}
-
-/// What benchmarks run without a file is what stands in the file.
-#[test]
-fn a_file_is_the_model_that_it_was_made_of() {
-    for architecture in ["llama", "qwen2", "qwen3"] {
-        let made = tiny(architecture, Ftype::Q4KM, 3);
-        let read = Model::from_file(File::parse(file(&made)).unwrap()).unwrap();
-        assert_eq!(read.plan.spec, made.spec);
-        let made = Model::synthetic(made).unwrap();
-        assert_eq!(read.plan, made.plan, "{architecture}");
-        assert_eq!(logits(read), logits(made), "{architecture}");
     }
 }
 

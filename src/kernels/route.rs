@@ -4,6 +4,8 @@
 use super::source::Source;
 use super::{Form, Shader, u32};
 
+use std::cmp::Ordering;
+
 /// How a token's experts are chosen and weighted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
@@ -69,15 +71,63 @@ impl Route {
 }
 
 impl Routing {
-    /// The chosen experts, the best first, each with its weight.
+    /// The chosen experts, the best first, each with its weight. A score that is not finite comes first,
+    /// and no weight is finite then: what comes of it says so.
     pub fn choose(&self, scores: &[f32]) -> Vec<(usize, f32)> {
+        let score = |e: usize| if scores[e].is_finite() { scores[e] } else { f32::INFINITY };
         let mut order: Vec<usize> = (0..self.count).collect();
         // Stable: of equal scores the first comes first.
-        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-        let top = scores[order[0]];
-        let share = |expert: &usize| (scores[*expert] - top).exp();
+        order.sort_by(|a, b| score(*b).partial_cmp(&score(*a)).unwrap_or(Ordering::Equal));
+        let top = score(order[0]);
+        let share = |expert: &usize| (score(*expert) - top).exp();
         let over = if self.normalised { &order[..self.used] } else { &order[..] };
         let sum: f32 = over.iter().map(share).sum();
         order[..self.used].iter().map(|e| (*e, self.scale * share(e) / sum)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routing(count: usize, used: usize, normalised: bool) -> Routing {
+        Routing { count, used, normalised, scale: 2.0 }
+    }
+
+    fn experts(chosen: &[(usize, f32)]) -> Vec<usize> {
+        chosen.iter().map(|c| c.0).collect()
+    }
+
+    #[test]
+    fn the_best_come_first_and_of_equals_the_first() {
+        let chosen = routing(6, 4, true).choose(&[1.0, 3.0, 1.0, 3.0, -1.0, 1.0]);
+        assert_eq!(experts(&chosen), [1, 3, 0, 2]);
+        // Both zeros are the same number.
+        assert_eq!(experts(&routing(3, 1, true).choose(&[-0.0, 0.0, -1.0])), [0]);
+    }
+
+    #[test]
+    fn weights_are_shares_of_the_chosen_or_of_all() {
+        let scores = [0.0f32, 4f32.ln(), 3f32.ln()];
+        let weights = |used, normalised| -> Vec<f32> {
+            routing(3, used, normalised).choose(&scores).iter().map(|c| (c.1 * 1e4).round() / 1e4).collect()
+        };
+        assert_eq!(weights(2, true), [1.1429, 0.8571]); // 4/7 and 3/7, twice
+        assert_eq!(weights(2, false), [1.0, 0.75]); // 4/8 and 3/8
+        assert_eq!(weights(3, true), weights(3, false), "all are taken");
+        assert_eq!(routing(1, 1, true).choose(&[-7.0]), [(0, 2.0)]);
+        // Scores are large numbers in some models: their differences count.
+        let far = routing(2, 2, true).choose(&[1000.0, 1000.0]);
+        assert_eq!(far, [(0, 1.0), (1, 1.0)]);
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_is_not_passed_over() {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for normalised in [true, false] {
+                let chosen = routing(3, 1, normalised).choose(&[1.0, bad, 2.0]);
+                assert!(chosen[0].0 == 1 && chosen[0].1.is_nan(), "{bad}: {chosen:?}");
+            }
+        }
     }
 }

@@ -207,19 +207,26 @@ impl Synthetic {
     /// Fills whole rows of one of [`Synthetic::tensors`], from row `first` on, as a file would have
     /// them: the same ones however the matrix is cut.
     pub fn fill(&self, tensor: &Matrix, first: usize, out: &mut [u8]) {
-        if tensor.is_vector() || tensor.name.ends_with(".bias") {
+        if is_vector(tensor) {
             let mut values = vec![0.0; tensor.all_rows() * tensor.cols];
             let all = Vector { name: tensor.name.clone(), first: 0, len: values.len() };
             self.floats(&all, &mut values);
             let values = values.iter().skip(first * tensor.cols);
             out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(o, v)| *o = v.to_le_bytes());
         } else {
-            fill_rows(tensor, first, self.seed, out);
+            fill_rows(tensor, first, (self.seed, self.logits()), out);
         }
     }
 
+    /// The deviation of products of the output matrix, which the model's own factor follows.
+    fn logits(&self) -> f32 {
+        LOGITS / self.spec.logit_scale
+    }
+
     pub(super) fn rows(&self, matrix: &Matrix, rows: Range<usize>) -> Vec<u8> {
-        random_rows(matrix, matrix.first + rows.start..matrix.first + rows.end, self.seed)
+        let mut out = vec![0; rows.len() * matrix.row_bytes()];
+        fill_rows(matrix, matrix.first + rows.start, (self.seed, self.logits()), &mut out);
+        out
     }
 
     /// Norms are about 1, biases and sinks about 0.
@@ -256,6 +263,12 @@ fn write_keys(architecture: &str, keys: &[(String, Key)], to: &mut Writer) {
     }
 }
 
+/// Norms, biases and the like; but not the gate of a shared expert, which is a matrix of one row.
+fn is_vector(tensor: &Matrix) -> bool {
+    let part = tensor.name.rsplit('.').nth(1).unwrap_or_default();
+    tensor.name.ends_with(".bias") || (tensor.is_vector() && !is_plain(part))
+}
+
 /// What quantizers leave as it is: vectors of experts, and routers.
 fn is_plain(part: &str) -> bool {
     part.ends_with(".bias") || part.starts_with("ffn_gate_inp")
@@ -264,14 +277,14 @@ fn is_plain(part: &str) -> bool {
 /// Random valid blocks for rows of a matrix.
 pub(crate) fn random_rows(matrix: &Matrix, rows: Range<usize>, seed: u64) -> Vec<u8> {
     let mut out = vec![0; rows.len() * matrix.row_bytes()];
-    fill_rows(matrix, rows.start, seed, &mut out);
+    fill_rows(matrix, rows.start, (seed, LOGITS), &mut out);
     out
 }
 
-/// Weights that keep a vector's size: logits alone are larger.
-fn fill_rows(matrix: &Matrix, first: usize, seed: u64, out: &mut [u8]) {
+/// Weights that keep a vector's size: what becomes logits alone is larger.
+fn fill_rows(matrix: &Matrix, first: usize, (seed, logits): (u64, f32), out: &mut [u8]) {
     let head = matches!(matrix.name.as_str(), "output.weight" | "token_embd.weight");
-    let deviation = if head { LOGITS } else { 1.0 } / (matrix.cols as f32).sqrt();
+    let deviation = if head { logits } else { 1.0 } / (matrix.cols as f32).sqrt();
     let all = Random::new(&matrix.name, seed);
     let blocks = Blocks::new(matrix.ty, deviation);
     for (row, out) in (first as u64..).zip(out.chunks_exact_mut(matrix.row_bytes().max(1))) {

@@ -33,7 +33,7 @@ pub(crate) fn fixtures() -> PathBuf {
         None => {
             SAID.call_once(|| {
                 note(
-                    "SKIPPED: most fixtures (59 models, 118 malformed files): INFER_SHARED is \
+                    "SKIPPED: most fixtures (55 models, 118 malformed files): INFER_SHARED is \
                      not set; testing with those in tests/data/fixtures",
                 );
             });

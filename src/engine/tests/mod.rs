@@ -1,14 +1,18 @@
 //! Every kernel against its twin, on a device, at odd sizes and in every form.
 
 mod attention;
+mod epilogues;
+mod experts;
 mod products;
 mod sampling;
+mod settle;
 
 use super::device::{Gpu, choose};
 use super::lab::bound;
 use super::{DeviceChoice, Forms, Options};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, Math, Shader, squares};
+use crate::quant::GROUP;
 
 const STORAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_DST).union(wgpu::BufferUsages::COPY_SRC);
@@ -118,4 +122,22 @@ fn close(what: &str, got: &[f32], want: &[f32], bound: f64) {
     let norm: f64 = want.iter().map(|w| square(f64::from(*w))).sum();
     let relative = (error / norm.max(1e-30)).sqrt();
     assert!(relative < bound, "{what}: relative error {relative:.1e}");
+}
+
+/// Activations of the device, from element `at` on, are those that are wanted, with their sums.
+fn close_acts(
+    gpu: &Gpu,
+    what: &str,
+    (values, records): &(Vec<f32>, Vec<[f32; 2]>),
+    at: usize,
+    want: &Activations,
+) {
+    let wanted = want.values();
+    close(&format!("{what}: activations"), &values[at..], &wanted, bound(gpu, true));
+    // Sums cancel: what they may be off by is measured against the sum of magnitudes.
+    let size: Vec<f32> = wanted.chunks(GROUP).map(|group| group.iter().map(|v| v.abs()).sum()).collect();
+    let records = &records[at / GROUP..at / GROUP + size.len()];
+    let got: Vec<f32> = records.iter().zip(&size).map(|(r, size)| r[1] + 2.0 * size).collect();
+    let sums: Vec<f32> = want.records.iter().zip(&size).map(|(r, size)| r.sum + 2.0 * size).collect();
+    close(&format!("{what}: sums"), &got, &sums, bound(gpu, true).max(1e-4));
 }

@@ -411,7 +411,11 @@ fn numbers(name: &str, way: &Way) {
         assert!((wanted - text.f32.mean_nll).abs() < 1e-5);
     }
     let mean_error = (mean - wanted).abs();
-    assert!(mean_error < way.mean_nll + way.noise / 100.0, "{name}, {}: mean NLL {mean:.6}, not {wanted:.6}", way.name);
+    assert!(
+        mean_error < way.mean_nll + way.noise / 100.0,
+        "{name}, {}: mean NLL {mean:.6}, not {wanted:.6}",
+        way.name
+    );
 
     let mut margins = Errors::default();
     let (mut choices, mut other) = (0, 0);

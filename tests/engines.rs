@@ -102,6 +102,9 @@ fn check(path: &Path, engine: &mut dyn Engine, bounds: &Bounds, vocab: usize) ->
 enum On {
     All,
     Few,
+    /// Those and one of each kind of block: experts with sinks and windows, experts with one for all,
+    /// streams that are settled.
+    Kinds,
     /// Those whose names begin so.
     These(&'static [&'static str]),
 }
@@ -113,6 +116,7 @@ impl On {
         match self {
             On::All => true,
             On::Few => common::full() || one_of(few),
+            On::Kinds => On::Few.takes(name) || one_of(&["gpt-oss.", "qwen2moe", "cohere2"]),
             On::These(names) => one_of(names),
         }
     }
@@ -212,7 +216,7 @@ fn gpu_f32_without_coherent_memory() {
         &gpu(Math::F32, Forms { no_coherent: true, ..Forms::default() }),
         &F32,
         "gpu f32, no coherent memory",
-        On::Few,
+        On::Kinds,
     );
 }
 
@@ -283,7 +287,7 @@ fn both_engines_round_keys_and_values_alike() {
 #[test]
 fn gpu_f32_split_by_rows() {
     let forms = Forms { max_binding: Some(20_000), ..Forms::default() };
-    run(&gpu(Math::F32, forms), &F32, "gpu f32, split by rows", On::Few);
+    run(&gpu(Math::F32, forms), &F32, "gpu f32, split by rows", On::Kinds);
 }
 
 /// Weights that are not finite give an error, never a token.

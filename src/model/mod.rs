@@ -53,7 +53,7 @@ impl Model {
     /// None for shapes that hang together.
     pub fn synthetic(synthetic: Synthetic) -> Result<Model> {
         let spec = synthetic.spec.clone();
-        let weights = Weights::Synthetic(synthetic);
+        let weights = Weights::Synthetic(Box::new(synthetic));
         let plan = Plan::new(spec, &weights)?;
         Ok(Model { plan, weights })
     }

@@ -98,7 +98,7 @@ pub enum Weights {
     /// A GGUF file.
     File(File),
     /// Random valid blocks at a model's shapes.
-    Synthetic(Synthetic),
+    Synthetic(Box<Synthetic>),
 }
 
 impl Weights {

@@ -197,15 +197,23 @@ fn fitting(gpu: &Gpu, mut kernel: Gemv) -> Gemv {
     kernel
 }
 
+/// What a product reads and writes beside its matrices.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    input: &'a Acts,
+    /// What its epilogue binds.
+    out: &'a [Range<'a>],
+    /// What choosing, or its tail, binds.
+    more: &'a [Range<'a>],
+}
+
 /// The dispatches of a product: one for each slice of its matrices.
 fn products(
     gpu: &Gpu,
     slices: &Slices<'_>,
     shape: &Product,
     tokens: usize,
-    input: &Acts,
-    out: &[Range<'_>],
-    more: &[Range<'_>],
+    Around { input, out, more }: Around<'_>,
     kind: impl Fn(Gemv) -> Kind,
 ) -> Result<Vec<Dispatch>> {
     // Each token has its own experts.
@@ -273,8 +281,14 @@ pub(super) fn logits(
     let slices = Slices { store, place };
     let out = [Range::from(out), best.into()];
     match tokens {
-        1 => products(gpu, &slices, &shape, 1, read, &out, &[], Kind::LastLogits),
-        _ => products(gpu, &slices, &shape, tokens, read, &out[..1], &[], Kind::Gemv),
+        1 => {
+            let around = Around { input: read, out: &out, more: &[] };
+            products(gpu, &slices, &shape, 1, around, Kind::LastLogits)
+        }
+        _ => {
+            let around = Around { input: read, out: &out[..1], more: &[] };
+            products(gpu, &slices, &shape, tokens, around, Kind::Gemv)
+        }
     }
 }
 
@@ -456,7 +470,7 @@ impl Builder<'_> {
         more: &[Range<'_>],
     ) -> Result<Vec<Dispatch>> {
         let slices = Slices { store: self.store, place };
-        products(self.gpu, &slices, &shape, tokens, input, out, more, Kind::Gemv)
+        products(self.gpu, &slices, &shape, tokens, Around { input, out, more }, Kind::Gemv)
     }
 
     fn attention(&self, of: &Attends, vectors: Option<&wgpu::Buffer>, decode: bool) -> Result<Vec<Dispatch>> {

@@ -74,13 +74,18 @@ impl Streams<'_> {
             let mut want = self.before[t].clone();
             let read = self.kernel.twin(gpu.form.math, &mut want, branch, &self.vectors);
             let stream = &stream[t * stride..(t + 1) * stride];
-            close(&format!("{what}: stream"), stream, &want, 1e-5);
+            close(&format!("{what}: stream"), stream, &want, bound(gpu, false));
             assert!(stream[width..].iter().all(|v| *v == 0.0), "{what}: the stream's padding");
             close_acts(gpu, &what, &got, t * stride, &read);
             assert!(got.0[t * stride + width..(t + 1) * stride].iter().all(|v| *v == 0.0), "{what}: padding");
             if self.kernel.defers() {
                 let want: Vec<f32> = read.records.iter().map(|r| r.squares).collect();
-                close(&format!("{what}: squares"), &got_squares[t * squares(width)..], &want, 1e-5);
+                close(
+                    &format!("{what}: squares"),
+                    &got_squares[t * squares(width)..],
+                    &want,
+                    bound(gpu, false),
+                );
             }
         }
     }

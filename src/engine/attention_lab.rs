@@ -62,8 +62,8 @@ impl Lab {
         let shared = gpu.limits.max_compute_workgroup_storage_size as usize;
         let widest = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
         let shape = |knobs| Attention { knobs, ..attention(spec, 0, widest, depth + 1, true, LAB_SPLITS) };
-        let own = shape(Knobs::of(widest, spec.head_dim));
         let kv = gpu.form.kv;
+        let own = shape(Knobs::of(widest, spec.head_dim).stored_as(kv));
         let mut random = Random::new("attention", 0);
         let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
         let raw = upload_floats(gpu, "raw rows", &numbers(raw_rows(spec)[3]))?;
@@ -104,7 +104,7 @@ impl Lab {
         let out = acts(gpu, 1, spec.heads * spec.head_dim)?;
         let norms = upload_floats(gpu, "vectors", &numbers(own.vectors()))?;
 
-        let base = Knobs::of(widest, spec.head_dim);
+        let base = own.knobs;
         let splits = own.splits(1, depth + 1);
         let mut variants = vec![(base, splits)];
         for heads in [1, 2, 4].into_iter().filter(|h| *h < widest) {

@@ -480,6 +480,7 @@ impl Builder<'_> {
         let block = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
         let mut shape = attention(spec, layer, block, self.context, decode, self.max_splits);
         shape.bias = of.bias.iter().any(Option::is_some);
+        shape.knobs = shape.knobs.stored_as(self.gpu.form.kv);
         let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
         let form = self.gpu.form;
         let cache = &self.caches[layer];
@@ -510,7 +511,7 @@ impl Builder<'_> {
         let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
         let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {
-                let knobs = attention_kernel::Knobs::of(1, spec.head_dim);
+                let knobs = attention_kernel::Knobs::of(1, spec.head_dim).stored_as(form.kv);
                 let shape = Attention { knobs, max_splits: 1, ..shape.clone() };
                 let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
                 Some(Few { pipeline, group, shape })

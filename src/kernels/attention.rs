@@ -104,6 +104,8 @@ pub struct Knobs {
     pub units: usize,
     /// Values that a lane asks for at once.
     pub values: usize,
+    /// Lanes of all workgroups up to which keys are split, if there are enough of them.
+    pub lanes: usize,
 }
 
 impl Knobs {
@@ -112,11 +114,22 @@ impl Knobs {
     /// asked for at once. With several, registers and workgroup memory decide how many workgroups
     /// run at once, and that decides the speed.
     pub fn of(heads: usize, head_dim: usize) -> Knobs {
-        match heads {
-            1 if head_dim < 128 => Knobs { heads, threads: 128, keys: 2, units: 8, values: 8 },
-            1 => Knobs { heads, threads: 256, keys: 1, units: 16, values: 8 },
-            _ if head_dim < 128 => Knobs { heads, threads: 256, keys: 2, units: 4, values: 4 },
-            _ => Knobs { heads, threads: 128, keys: 2, units: 4, values: 4 },
+        let (threads, keys, units, values) = match heads {
+            1 if head_dim < 128 => (128, 2, 8, 8),
+            1 => (256, 1, 16, 8),
+            _ if head_dim < 128 => (256, 2, 4, 4),
+            _ => (128, 2, 4, 4),
+        };
+        Knobs { heads, threads, keys, units, values, lanes: 1 << 16 }
+    }
+
+    /// The same where keys and values are stored so. A lane that owns a unit of bytes sums sixteen
+    /// elements for each head: it takes more registers, fewer workgroups run at once, and more of
+    /// them than do is a second round.
+    pub fn stored_as(self, kv: Kv) -> Knobs {
+        match kv {
+            Kv::Q8_0 if self.heads > 1 => Knobs { threads: 128, keys: 4, lanes: self.lanes / 2, ..self },
+            _ => self,
         }
     }
 }
@@ -415,7 +428,7 @@ impl Attention {
     /// How many splits for the keys of the last of the batch's tokens: enough workgroups to fill a
     /// device, none with few keys.
     pub fn splits(&self, tokens: usize, keys: usize) -> usize {
-        let wanted = LANES.div_ceil(self.knobs.threads * self.blocks() * tokens);
+        let wanted = self.knobs.lanes.div_ceil(self.knobs.threads * self.blocks() * tokens);
         let keys = self.window.map_or(keys, |window| keys.min(window));
         wanted.min(keys.div_ceil(FEW_KEYS)).clamp(1, self.max_splits)
     }
@@ -433,8 +446,6 @@ const UNITS_OF_WORD: usize = 2 * KV_BLOCK / 16;
 const MERGERS: usize = 64;
 /// Positions that the cache keeps side by side.
 pub const CACHE_TILE: usize = 32;
-/// Lanes that keep a large device busy.
-const LANES: usize = 1 << 16;
 /// A split has no fewer keys than this, unless there are no more.
 const FEW_KEYS: usize = 128;
 

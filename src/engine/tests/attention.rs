@@ -80,6 +80,7 @@ fn attends(gpu: &Gpu, mut shape: Attention, past: usize, tokens: usize, splits: 
     let what = format!("{shape:?}, {past} + {tokens}, {splits} splits, {:?}", gpu.form);
     let mut random = Random((past + tokens) as u64);
     let (kv, all) = (gpu.form.kv, past + tokens);
+    shape.knobs = shape.knobs.stored_as(kv);
     let pad = |heads: usize| (heads * shape.head_dim).next_multiple_of(TILE);
     let (q, k) = (pad(shape.heads), pad(shape.kv_heads));
     shape.rows = [0, q, q + k, q + 2 * k];

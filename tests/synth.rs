@@ -123,15 +123,36 @@ fn tiny(architecture: &str, ftype: Ftype, seed: u64) -> Synthetic {
 
 /// The file of a small model, in memory.
 fn file(model: &Synthetic) -> Vec<u8> {
+    file_without(model, "")
+}
+
+/// The same, but for a tensor.
+fn file_without(model: &Synthetic, missing: &str) -> Vec<u8> {
     let mut writer = Writer::new();
     model.describe("tiny", &mut writer);
     made_up(model.vocab, &mut writer).unwrap();
-    for tensor in model.tensors() {
+    for tensor in model.tensors().into_iter().filter(|t| t.name != missing) {
         let mut data = vec![0; usize::try_from(tensor.bytes()).unwrap()];
         model.fill(&tensor, 0, &mut data);
         writer.tensor(&tensor.name, tensor.ty, &tensor.dims(), &data);
     }
     writer.finish()
+}
+
+/// What may be absent in some architectures or files is in all layers or in none.
+#[test]
+fn no_tensor_of_a_layer_may_be_missing() {
+    for (architecture, keys) in kinds() {
+        let made = made(architecture, keys, Ftype::All(Type::F16), 0);
+        for tensor in
+            made.tensors().iter().filter(|t| ["blk.0.", "blk.1."].iter().any(|l| t.name.starts_with(l)))
+        {
+            let file = File::parse(file_without(&made, &tensor.name)).unwrap();
+            let refused = Model::from_file(file).err();
+            let refused = refused.unwrap_or_else(|| panic!("{architecture} without {}", tensor.name));
+            assert!(refused.exit_code() == 4 && refused.to_string().contains("tensor blk."), "{refused}");
+        }
+    }
 }
 
 /// More than a window.

@@ -67,7 +67,7 @@ pub(super) struct Compute {
     /// The arithmetic of products; by default int16 on GPUs, f32 on the CPU
     #[arg(long, value_name = "MATH", value_parser = math())]
     math: Option<Math>,
-    /// How keys and values are stored; by default as the arithmetic
+    /// How keys and values are stored; by default as the arithmetic. (The CPU rounds them so, and keeps F32)
     #[arg(long, value_name = "TYPE", value_parser = kv())]
     kv: Option<Kv>,
     /// Tokens that the context holds; by default the model's own number, at most 8192

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::common::{self, Compute, ModelArg};
 use super::progress::{Bar, Unit};
 use super::whole::WholeFile;
-use super::{interrupt, load};
+use super::{interrupt, load, output};
 use crate::engine::DEFAULT_CONTEXT;
 use crate::{Error, Result};
 
@@ -72,14 +72,22 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bar.set(done, all);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
+    let mut not_finite = 0;
     let result = engine.logits(&ids, args.all, &mut progress, &mut |row| {
         if interrupt::requested() {
             return Err(Error::Interrupted);
         }
+        not_finite += usize::from(row.iter().any(|v| !v.is_finite()));
         out.row(row)
     });
     drop(bar);
     result?;
+    if not_finite > 0 {
+        let note = format!(
+            "{not_finite} of {rows} rows have logits that are not finite: they were written as they are"
+        );
+        output::notes(&[note]);
+    }
     out.finish()
 }
 

@@ -2,7 +2,8 @@
 
 use super::device::Gpu;
 use super::stage::{attention, cached};
-use super::{DEFAULT_CONTEXT, Options};
+use super::{DEFAULT_CONTEXT, DeviceChoice, Options};
+use crate::kernels::Kv;
 use crate::kernels::attention::{Attention, CACHE_TILE};
 use crate::model::Spec;
 use crate::{Error, Result};
@@ -90,7 +91,13 @@ impl Need {
                         100.0 * room
                     )
                 }
-                fit => format!("--ctx {fit} would fit; or try a smaller quantisation, or raise --memory"),
+                fit => {
+                    let kv = match (&options.device, options.kv) {
+                        (DeviceChoice::Cpu, _) | (_, Some(Kv::Q8_0)) => "",
+                        _ => "--kv q8_0, ",
+                    };
+                    format!("--ctx {fit} would fit; or try {kv}a smaller quantisation, or raise --memory")
+                }
             };
             return Err(Error::Device(format!(
                 "the model needs {} at a context of {wanted} tokens, {} may be used: {advice}",

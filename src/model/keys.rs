@@ -47,6 +47,12 @@ impl<'a> Keys<'a> {
         let number = match value {
             Value::Array(array) => {
                 let all = array.integers().unwrap_or_default();
+                let layers = self.get("block_count").and_then(|v| v.as_u64());
+                if layers.is_some_and(|layers| layers != all.len() as u64) {
+                    return Err(
+                        self.bad(key, format!("{} values for {} layers", all.len(), layers.unwrap_or(0)))
+                    );
+                }
                 match all.split_first() {
                     Some((first, rest)) if rest.iter().all(|v| v == first) => u64::try_from(*first).ok(),
                     _ => return Err(self.unsupported(format!("{key} that differs between layers"))),
@@ -89,7 +95,7 @@ impl<'a> Keys<'a> {
     /// One flag for each of `len` layers, where the key has an array.
     pub(super) fn flags(&self, key: &str, len: usize) -> Result<Option<Vec<bool>>> {
         let Some(Value::Array(array)) = self.get(key) else { return Ok(None) };
-        let flag = |v: Value<'_>| v.as_bool().or_else(|| v.as_u64().map(|n| n != 0));
+        let flag = |v: Value<'_>| v.as_bool().or_else(|| v.as_u64().filter(|n| *n < 2).map(|n| n == 1));
         let flags = array.scalars().and_then(|all| all.map(flag).collect::<Option<Vec<bool>>>());
         match flags {
             Some(flags) if flags.len() == len => Ok(Some(flags)),

@@ -123,6 +123,8 @@ pub struct Plan {
 struct Of<'a> {
     weights: &'a Weights,
     layer: usize,
+    /// Tensors that other architectures may leave out.
+    always: &'static [&'static str],
 }
 
 impl Of<'_> {
@@ -130,8 +132,18 @@ impl Of<'_> {
         format!("blk.{}.{part}", self.layer)
     }
 
-    fn has(&self, part: &str) -> bool {
-        self.weights.tensor(&self.name(part)).is_some()
+    /// Whether a tensor is there that may be absent: then it is in all layers.
+    fn has(&self, part: &str) -> Result<bool> {
+        let has = |layer: usize| self.weights.tensor(&format!("blk.{layer}.{part}")).is_some();
+        let here = has(self.layer);
+        let wanted = self.always.contains(&part);
+        if !here && (wanted || has(0)) {
+            return Err(Error::Unsupported(format!("tensor {} is missing", self.name(part))));
+        }
+        if here && !has(0) {
+            return Err(Error::Unsupported(format!("tensor blk.0.{part} is missing, other layers have it")));
+        }
+        Ok(here)
     }
 
     fn matrix(&self, part: &str, rows: usize, cols: usize) -> Result<Matrix> {
@@ -144,12 +156,12 @@ impl Of<'_> {
 
     /// A vector that may be absent.
     fn maybe(&self, part: &str, len: usize) -> Result<Option<Vector>> {
-        if self.has(part) { self.vector(part, len).map(Some) } else { Ok(None) }
+        if self.has(part)? { self.vector(part, len).map(Some) } else { Ok(None) }
     }
 
     /// A vector of each expert that may be absent.
     fn of_experts(&self, part: &str, len: usize, experts: usize) -> Result<Option<Vector>> {
-        match self.has(part) {
+        match self.has(part)? {
             true => self.weights.vector_of(&self.name(part), &[len, experts]).map(Some),
             false => Ok(None),
         }
@@ -163,13 +175,19 @@ impl Of<'_> {
     /// Query, key and value rows with their biases, from tensors of their own or from one of all.
     fn qkv(&self, spec: &Spec) -> Result<([Matrix; 3], [Option<Vector>; 3])> {
         let [q, kv] = spec.head_rows();
-        if !self.has("attn_qkv.weight") {
+        if !self.has("attn_qkv.weight")? {
             let matrix = |part: &str, rows| self.matrix(&format!("{part}.weight"), rows, spec.width);
             let bias = |part: &str, rows| self.maybe(&format!("{part}.bias"), rows);
-            return Ok((
-                [matrix("attn_q", q)?, matrix("attn_k", kv)?, matrix("attn_v", kv)?],
-                [bias("attn_q", q)?, bias("attn_k", kv)?, bias("attn_v", kv)?],
-            ));
+            let names = ["attn_q", "attn_k", "attn_v"];
+            let biases = [bias(names[0], q)?, bias(names[1], kv)?, bias(names[2], kv)?];
+            if biases.iter().any(Option::is_some)
+                && let Some(i) = biases.iter().position(Option::is_none)
+            {
+                let name = self.name(&format!("{}.bias", names[i]));
+                return Err(Error::Unsupported(format!("tensor {name} is missing, the other rows have one")));
+            }
+            let matrices = [matrix(names[0], q)?, matrix(names[1], kv)?, matrix(names[2], kv)?];
+            return Ok((matrices, biases));
         }
         let all = q + 2 * kv;
         let ranges = [0..q, q..q + kv, q + kv..all];
@@ -227,7 +245,7 @@ impl Of<'_> {
             let bias = biases(None, self.maybe(&format!("{up_name}.bias"), ffn)?);
             return Ok(Op::Gated { gate: None, up: self.matrix(&up_weight, ffn, spec.width)?, bias, feed });
         }
-        if self.has(&gate_weight) {
+        if self.has(&gate_weight)? {
             let bias = |name: &str| self.maybe(&format!("{name}.bias"), ffn);
             return Ok(Op::Gated {
                 gate: Some(self.matrix(&gate_weight, ffn, spec.width)?),
@@ -268,7 +286,7 @@ impl Of<'_> {
                 spec.architecture
             )));
         }
-        let gate = match experts.shared.is_some() && self.has("ffn_gate_inp_shexp.weight") {
+        let gate = match experts.shared.is_some() && self.has("ffn_gate_inp_shexp.weight")? {
             true => Some(self.matrix("ffn_gate_inp_shexp.weight", 1, width)?),
             false => None,
         };
@@ -339,7 +357,7 @@ impl Plan {
         spec.vocab = table.rows;
         let mut ops = vec![Op::Embed { table: table.clone() }];
         for layer in 0..spec.layers.len() {
-            Of { weights, layer }.layer(&spec, &mut ops)?;
+            Of { weights, layer, always: spec.always }.layer(&spec, &mut ops)?;
         }
         let bias = match weights.tensor("output_norm.bias") {
             Some(_) => Some(weights.vector("output_norm.bias", spec.width)?),

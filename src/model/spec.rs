@@ -147,6 +147,8 @@ pub struct Spec {
     pub gated: bool,
     /// Experts in the feed-forward's place.
     pub experts: Option<Experts>,
+    /// Tensors of every layer that other architectures may do without: biases, mostly.
+    pub always: &'static [&'static str],
 }
 
 impl Spec {

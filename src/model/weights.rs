@@ -182,7 +182,9 @@ impl Weights {
     /// As for [`Weights::vector`].
     pub fn vector_of(&self, name: &str, dims: &[usize]) -> Result<Vector> {
         let (ty, has) = self.tensor(name).ok_or_else(|| missing(name))?;
-        let want: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
+        let mut want: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
+        // A file may leave out a last dimension of 1.
+        want.truncate(if want.last() == Some(&1) { has.len().clamp(1, want.len()) } else { want.len() });
         self.shaped(name, ty, &has, &want)?;
         Ok(Vector { name: name.to_owned(), first: 0, len: dims.iter().product() })
     }

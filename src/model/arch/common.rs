@@ -92,6 +92,7 @@ fn spec(architecture: &'static str, keys: &Keys<'_>, pairing: Pairing, norm: Nor
         activation: Activation::Silu,
         gated: true,
         experts,
+        always: &[],
     })
 }
 
@@ -205,10 +206,11 @@ fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
             keys.unsupported(format!("{used} of {count} experts (up to {MOST_USED} of {MOST_EXPERTS} are)"))
         );
     }
-    match keys.count_or("expert_gating_func", 0)? {
-        0 | 1 | 3 => {} // a softmax, before or after the choice: the weights are normalised or not
+    let after = match keys.count_or("expert_gating_func", 0)? {
+        0 | 1 => false, // a softmax over all
+        3 => true,      // over the chosen: normalised by itself
         other => return Err(keys.unsupported(format!("the router's function number {other}"))),
-    }
+    };
     if keys.count_or("expert_group_count", 1)? > 1 {
         return Err(keys.unsupported("experts in groups"));
     }
@@ -217,7 +219,7 @@ fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
         scale => scale,
     };
     let ffn = keys.size_or("expert_feed_forward_length", keys.size_or("feed_forward_length", 1)?)?;
-    let normalised = keys.bool_or("expert_weights_norm", true)?;
+    let normalised = after || keys.bool_or("expert_weights_norm", true)?;
     Ok(Some(Experts { count, used, ffn, normalised, scale, shared: None }))
 }
 

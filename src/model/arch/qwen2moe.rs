@@ -10,9 +10,11 @@ pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
     let spec = common::decoder("qwen2moe", keys, Pairing::Halves)?;
     let Some(experts) = spec.experts else { return Err(keys.bad("expert_count", "there must be experts")) };
     let experts = Experts {
-        normalised: keys.bool_or("expert_weights_norm", false)?,
+        // Without the key common reading normalises; a softmax over the chosen does in any case.
+        normalised: experts.normalised
+            && (keys.get("expert_weights_norm").is_some() || keys.count_or("expert_gating_func", 0)? == 3),
         shared: Some(keys.size("expert_shared_feed_forward_length")?),
         ..experts
     };
-    Ok(Spec { experts: Some(experts), ..spec })
+    Ok(Spec { experts: Some(experts), always: &["ffn_gate_inp_shexp.weight"], ..spec })
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::builder::{Acts, STORAGE, Tuning, acts, upload_floats};
+use super::builder::{Acts, STORAGE, acts, upload_floats};
 use super::device::{Gpu, Pipeline, Range, choose};
 use super::profile::{self, Limits, MANY};
 use super::stage::{Stage, lower};
+use super::tuning::Tuning;
 use super::upload::spread;
 use super::{DeviceChoice, Options};
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};

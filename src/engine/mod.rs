@@ -18,6 +18,7 @@ pub mod quality;
 pub mod stage;
 #[cfg(test)]
 mod tests;
+mod tuning;
 mod upload;
 
 pub use attention_lab::AttentionTiming;

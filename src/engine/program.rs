@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, KvBuffers, STORAGE, Tuning, acts, logits, upload_floats};
+use super::builder::{Acts, Builder, KvBuffers, STORAGE, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{
     MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride, stream,
     strided,
 };
+use super::tuning::Tuning;
 use super::upload::{Combine, Store};
 use crate::Result;
 use crate::kernels::attention::{self as attention_kernel, Attention};

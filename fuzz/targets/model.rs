@@ -58,7 +58,7 @@ fn compute(model: Arc<Model>) {
     let spec = &model.plan.spec;
     // The file's size bounds most of a model, but a layer's heads may be as wide as a key says.
     let most = [spec.vocab, spec.width, spec.ffn, spec.heads * spec.head_dim].into_iter().max();
-    if most.is_none_or(|n| n > 4096) || spec.layers > 4 {
+    if most.is_none_or(|n| n > 4096) || spec.layers.len() > 4 {
         return;
     }
     let ids = [0, spec.vocab as u32 - 1];

@@ -338,11 +338,16 @@ fn numbers_of_a_model_that_make_no_sense() {
             });
         }
     }
-    // Layers that a file of this size cannot have: the first that is missing ends it.
-    let mut layers = model();
-    layers.u32("llama.block_count", 1 << 24).u32("llama.context_length", 64);
-    layers.tensor("token_embd.weight", Type::F32, &[32, 4], &[0; 512]);
-    assert!(cheap("layers", layers.finish()).contains("blk.0.attn_norm.weight is missing"));
+    // Layers that a file of this size cannot have: the first that is missing ends it, or their number.
+    for (count, fault) in
+        [(9999, "blk.0.attn_norm.weight is missing"), (1 << 24, "block_count: 16777216 layers")]
+    {
+        let mut layers = model();
+        layers.u32("llama.block_count", count).u32("llama.context_length", 64);
+        layers.tensor("token_embd.weight", Type::F32, &[32, 4], &[0; 512]);
+        let found = cheap("layers", layers.finish());
+        assert!(found.contains(fault), "{count}: {found}");
+    }
 }
 
 #[test]

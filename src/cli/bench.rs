@@ -22,8 +22,8 @@ use crate::{Error, Result};
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// Random weights at a known model's shape instead of a file; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M
-    /// or a type's name [default: Q4_K_M]
+    /// Random weights at a known model's shape instead of a file; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M,
+    /// MXFP4_MOE or a type's name [default: Q4_K_M, else what the model is usually found in]
     #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with = "path")]
     synthetic: Option<String>,
     /// Tokens to generate in a run

@@ -23,8 +23,8 @@ use crate::{Error, Result};
 /// vocabulary has every byte, and made-up words. The same SHAPE, FTYPE and seed make the same file.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A shape of models.toml, such as llama-3.2-1b; FTYPE is a mixture (Q4_0, Q3_K_M, Q4_K_M, Q5_K_M) or a type's
-    /// name, such as Q8_0 [default: Q4_K_M]
+    /// A shape of models.toml, such as llama-3.2-1b; FTYPE is a mixture (Q4_0, Q3_K_M, Q4_K_M, Q5_K_M,
+    /// MXFP4_MOE) or a type's name, such as Q8_0 [default: Q4_K_M, else what the model is usually found in]
     #[arg(value_name = "SHAPE[:FTYPE]")]
     shape: String,
     /// The file

@@ -3,9 +3,7 @@
 use super::device::{Gpu, Range};
 use super::gpu::BATCH;
 use super::program::{Dispatch, Few, Kind};
-use super::stage::{
-    Attends, Settling, Stage, attention, raw_rows, route, routing, score_stride, settle, stream,
-};
+use super::stage::{Attends, Stage, attention, raw_rows, route, routing, score_stride, settle, stream};
 use super::tuning::Tuning;
 use super::upload::Store;
 use crate::Result;
@@ -310,22 +308,19 @@ impl Builder<'_> {
             Stage::Output { branch, settling, .. } => {
                 let shape = self.product(Epilogue::Raw, stream(spec), None, false);
                 let (out, input) = (Range::from(&self.branch), self.made(*branch));
-                let (kernel, vectors) = self.settling(settling, true)?;
+                let kernel = settle(spec, settling, true);
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Settle(kernel), ..shape };
                     let mut tail = vec![Range::from(&self.tails), (&self.x).into()];
                     tail.extend(read);
-                    tail.extend(vectors.as_ref().map(Range::from));
+                    tail.extend(vector.map(Range::from));
                     return self.gemv(place, shape, tokens, input, &[out], &tail);
                 }
                 let mut made = self.gemv(place, shape, tokens, input, &[out], &[])?;
-                made.push(self.settle(kernel, vectors.as_ref())?);
+                made.push(self.settle(kernel, vector)?);
                 Ok(made)
             }
-            Stage::Settle(settling) => {
-                let (kernel, vectors) = self.settling(settling, false)?;
-                Ok(vec![self.settle(kernel, vectors.as_ref())?])
-            }
+            Stage::Settle(settling) => Ok(vec![self.settle(settle(spec, settling, false), vector)?]),
             Stage::Attention(of) => self.attention(of, vector, tokens == 1),
             Stage::Logits { .. } => Ok(vec![]),
         }
@@ -364,17 +359,6 @@ impl Builder<'_> {
         Ok(Dispatch { pipeline, group, kind: Kind::Route(kernel) })
     }
 
-    /// A settling's kernel, and its vectors in a buffer.
-    fn settling(&self, of: &Settling, branch: bool) -> Result<(Settle, Option<wgpu::Buffer>)> {
-        let (kernel, vectors) = settle(&self.model.plan.spec, &self.model.weights, of, branch);
-        let floats = vectors.side_by_side(kernel.width);
-        let buffer = match kernel.has_vectors() {
-            true => Some(upload_floats(self.gpu, "norms", &floats)?),
-            false => None,
-        };
-        Ok((kernel, buffer))
-    }
-
     fn settle(&self, kernel: Settle, vectors: Option<&wgpu::Buffer>) -> Result<Dispatch> {
         let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
         let Acts { numbers, records, squares } = &self.normed;
@@ -404,7 +388,7 @@ impl Builder<'_> {
         let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;
         let block = Attention::widest_block(spec.heads, spec.kv_heads, spec.head_dim, shared);
         let mut shape = attention(spec, layer, block, self.context, decode, self.max_splits);
-        shape.bias = of.bias.iter().any(Option::is_some);
+        shape.bias = of.is_biased();
         shape.knobs = shape.knobs.stored_as(self.gpu.form.kv);
         let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
         let form = self.gpu.form;

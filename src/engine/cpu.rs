@@ -9,7 +9,7 @@ use pass::{Pass, Wanted};
 
 use super::kept::Kept;
 use super::stage::{
-    Stage, attention, attention_vectors, cached, gated_bias, lower, routing, settle, strided,
+    Stage, attention, attention_vectors, cached, gated_bias, lower, routing, settle, settle_vectors, strided,
 };
 use super::{Counters, Engine, Info, Options, Progress};
 use crate::kernels::attention::{Attention, Cache};
@@ -73,11 +73,10 @@ impl StageVectors {
                 let bias = strided(&bias, spec.width, padded(spec.width));
                 StageVectors { norm: norm(weight), bias, ..none }
             }
-            Stage::Output { settling, .. } => {
-                StageVectors { settle: Some(settle(spec, weights, settling, true)), ..none }
-            }
-            Stage::Settle(settling) => {
-                StageVectors { settle: Some(settle(spec, weights, settling, false)), ..none }
+            Stage::Output { settling, .. } | Stage::Settle(settling) => {
+                let branch = matches!(stage, Stage::Output { .. });
+                let kernel = settle(spec, settling, branch);
+                StageVectors { settle: Some((kernel, settle_vectors(weights, settling))), ..none }
             }
             Stage::Qkv { .. } | Stage::Logits { .. } => none,
         }
@@ -120,7 +119,7 @@ impl CpuEngine {
             (0..spec.layers.len()).map(|layer| attention(spec, layer, 1, context, true, 1)).collect();
         for stage in &stages {
             if let Stage::Attention(of) = stage {
-                layers[of.layer].bias = of.bias.iter().any(Option::is_some);
+                layers[of.layer].bias = of.is_biased();
             }
         }
         let positions: usize = (0..spec.layers.len()).map(|layer| cached(spec, layer, context)).sum();

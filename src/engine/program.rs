@@ -6,8 +6,8 @@ use super::builder::{Acts, Builder, KvBuffers, STORAGE, acts, logits, upload_flo
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
 use super::stage::{
-    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride, stream,
-    strided,
+    MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride,
+    settle_vectors, stream, strided,
 };
 use super::tuning::Tuning;
 use super::upload::{Combine, Store};
@@ -204,8 +204,7 @@ fn hidden(spec: &Spec) -> [[usize; 2]; 2] {
     }
 }
 
-/// The vectors that a stage reads, beside its matrices, in a buffer: the weight of the norm after it,
-/// biases. (A settling has its own.)
+/// The vectors that a stage reads, beside its matrices, in a buffer: weights of norms, biases.
 fn vectors(gpu: &Gpu, model: &Model, stage: &Stage) -> Result<Option<wgpu::Buffer>> {
     let (spec, weights) = (&model.plan.spec, &model.weights);
     let stride = stream(spec);
@@ -230,6 +229,9 @@ fn vectors(gpu: &Gpu, model: &Model, stage: &Stage) -> Result<Option<wgpu::Buffe
             let mut floats = weights.floats(bias);
             floats.resize(score_stride(spec), 0.0);
             ("biases", floats)
+        }
+        Stage::Output { settling, .. } | Stage::Settle(settling) => {
+            ("norms", settle_vectors(weights, settling).side_by_side(spec.width))
         }
         _ => return Ok(None),
     };

@@ -108,6 +108,13 @@ pub struct Attends {
     pub sinks: Option<Vector>,
 }
 
+impl Attends {
+    /// There are biases.
+    pub fn is_biased(&self) -> bool {
+        self.bias.iter().any(Option::is_some)
+    }
+}
+
 /// Fuses a plan's operations.
 pub fn lower(plan: &Plan) -> Vec<Stage> {
     let layer_norms = plan.spec.block.norm == Norm::Layer;
@@ -273,24 +280,25 @@ fn side_by_side(
     Some(out)
 }
 
-/// A settling's kernel and the vectors that it reads; of a branch, or of the stream alone.
-pub fn settle(spec: &Spec, weights: &Weights, of: &Settling, branch: bool) -> (Settle, Vectors) {
-    let floats = |vector: Option<&Vector>| vector.map(|v| weights.floats(v)).unwrap_or_default();
-    let norm_bias = of.norm.as_ref().and_then(|n| n.1.as_ref());
+/// A settling's kernel; of a branch, or of the stream alone.
+pub fn settle(spec: &Spec, of: &Settling, branch: bool) -> Settle {
     let added = Added { bias: of.bias.is_some(), normed: of.after.is_some(), scale: spec.residual_scale };
-    let reads = match of.norm {
+    let norm = match &of.norm {
         None => Reads::Stream,
-        Some(_) => Reads::Normed { mean: spec.block.norm == Norm::Layer, bias: norm_bias.is_some() },
+        Some((_, bias)) => Reads::Normed { mean: spec.block.norm == Norm::Layer, bias: bias.is_some() },
     };
-    let kernel =
-        Settle { width: spec.width, branch: branch.then_some(added), norm: reads, epsilon: spec.norm_eps };
-    let vectors = Vectors {
+    Settle { width: spec.width, branch: branch.then_some(added), norm, epsilon: spec.norm_eps }
+}
+
+/// The vectors that it reads.
+pub fn settle_vectors(weights: &Weights, of: &Settling) -> Vectors {
+    let floats = |vector: Option<&Vector>| vector.map(|v| weights.floats(v)).unwrap_or_default();
+    Vectors {
         branch_bias: floats(of.bias.as_ref()),
         branch_norm: floats(of.after.as_ref()),
         norm: floats(of.norm.as_ref().map(|n| &n.0)),
-        norm_bias: floats(norm_bias),
-    };
-    (kernel, vectors)
+        norm_bias: floats(of.norm.as_ref().and_then(|n| n.1.as_ref())),
+    }
 }
 
 /// Elements of a token's scores: those of the experts, then the gate of the shared one.

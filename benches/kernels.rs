@@ -131,7 +131,7 @@ fn run(args: &Args) -> Result<bool> {
                     continue;
                 }
             };
-            let sweep = if args.quick { case.quick()? } else { case.sweep(args.full)? };
+            let sweep = if args.quick { lab.quick(&case)? } else { lab.sweep(&case, args.full)? };
             let wrong: Vec<&Timing> = sweep.all.iter().filter(|t| t.wrong).collect();
             right &= wrong.is_empty();
             if args.json {
@@ -144,7 +144,7 @@ fn run(args: &Args) -> Result<bool> {
                     kernel,
                     bytes: case.bytes(),
                     copies: case.copies(),
-                    floor_us: case.floor_us(),
+                    floor_us: lab.floor_us(&case),
                     sweep: &sweep,
                 };
                 println!("{}", serde_json::to_string(&line).map_err(std::io::Error::from)?);

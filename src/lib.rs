@@ -31,3 +31,6 @@ pub mod quant;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+
+/// Version and commit.
+pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("INFER_COMMIT"), ")");

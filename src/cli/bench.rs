@@ -12,6 +12,7 @@ use super::stats::{per, rate};
 use super::{interrupt, load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
 use crate::engine::profile::{Limits, median};
+use crate::engine::tune::Tuned;
 use crate::engine::{Counters, Engine};
 use crate::kernels::sample::Sampling;
 
@@ -59,6 +60,8 @@ struct Report {
     driver: String,
     model: String,
     math: String,
+    /// What the knobs of products owe to measurements here; `null` on the CPU.
+    knobs: Option<Tuned>,
     limits: Measurable,
     results: Vec<Measured>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +163,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         driver: info.driver.clone(),
         model: name,
         math: info.math.to_string(),
+        knobs: info.knobs,
         limits: Measurable::of(limits),
         results,
         profile,
@@ -283,6 +287,9 @@ fn print(report: &Report) -> Result<()> {
             r.runs_tokens_per_s.len(),
             r.depth
         );
+    }
+    if let Some(knobs) = &report.knobs {
+        out += &format!("knobs    {knobs}\n");
     }
     if let Some(account) = &report.profile {
         out += &account.table();

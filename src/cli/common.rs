@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use crate::engine::tune::{self, Tune, When};
 use crate::engine::{DeviceChoice, Options};
 use crate::gguf::{Bytes, File};
 use crate::kernels::{Kv, Math};
@@ -76,6 +77,10 @@ pub(super) struct Compute {
     /// Memory of the device to use at most, in GiB
     #[arg(long, value_name = "GIB", allow_negative_numbers = true, value_parser = gib)]
     memory: Option<u64>,
+    /// Measure which forms of the kernels are fastest on this GPU, and keep that: auto (once, on GPUs that the
+    /// built-in choice was not measured on), always (now, on any GPU) or never (built in, whatever was kept)
+    #[arg(long, value_name = "WHEN", default_value = "auto", hide_possible_values = true, value_parser = when())]
+    tune: When,
     /// Threads of the CPU engine; by default one per core
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     threads: Option<usize>,
@@ -91,6 +96,7 @@ impl Compute {
             context: self.ctx,
             memory: self.memory,
             threads: self.threads,
+            tune: Tune { when: self.tune, folder: tune::folder(), ..Tune::default() },
             ..Options::default()
         }
     }
@@ -103,6 +109,15 @@ pub fn math() -> impl TypedValueParser<Value = Math> {
         "int16" => Math::Int16,
         "int8" => Math::Int8,
         _ => Math::F32,
+    })
+}
+
+/// When to measure, as `--tune` names it.
+fn when() -> impl TypedValueParser<Value = When> {
+    PossibleValuesParser::new(["auto", "always", "never"]).map(|s| match s.as_str() {
+        "always" => When::Always,
+        "never" => When::Never,
+        _ => When::Auto,
     })
 }
 

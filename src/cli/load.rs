@@ -1,5 +1,6 @@
 //! Opening a model and an engine for it, with everything that is said meanwhile.
 
+use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -63,7 +64,9 @@ pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result
         bar.set(done, all);
         if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let engine = engine::open(Arc::clone(model), options, &mut progress);
+    let mut options = options.clone();
+    options.tune.say = (!quiet && stderr().is_terminal()).then_some(tuning);
+    let engine = engine::open(Arc::clone(model), &options, &mut progress);
     drop(bar);
     let engine = engine?;
     if interrupt::requested() {
@@ -71,6 +74,11 @@ pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result
     }
     announce(engine.info(), quiet);
     Ok(engine)
+}
+
+/// What is said on a terminal, as a bar is shown there alone.
+fn tuning(device: &str) {
+    output::say(&format!("tuning for {device}: what is found is kept (--tune never leaves it out)"));
 }
 
 /// The first line on stderr, and what the user should know besides.

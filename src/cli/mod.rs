@@ -31,14 +31,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::{Error, Result};
+use crate::{Error, Result, VERSION};
 
 // What programs beside this one need to take the same arguments and speak the same way.
 pub use common::{kv, math, open};
 pub use output::{print, say};
-
-/// Version and commit.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("INFER_COMMIT"), ")");
 
 /// Runs GGUF language models on any GPU.
 ///

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::builder::{KvBuffers, STORAGE, acts, upload_floats};
+use super::case::{FAR, bound, read};
 use super::device::Range;
-use super::lab::{FAR, Lab, bound, read};
+use super::lab::Lab;
 use super::profile::{self, MANY};
 use super::stage::{attention, raw_rows};
 use crate::kernels::attention::{Args, Attention, Knobs};

@@ -108,7 +108,7 @@ pub(super) fn acts(gpu: &Gpu, vectors: usize, elements: usize) -> Result<Acts> {
 
 /// The kernel, with fewer tokens or lanes where its workgroup memory exceeds the device's: codebooks
 /// take some.
-fn fitting(gpu: &Gpu, mut kernel: Gemv) -> Gemv {
+pub(super) fn fitting(gpu: &Gpu, mut kernel: Gemv) -> Gemv {
     let most = gpu.limits.max_compute_workgroup_storage_size as usize;
     while kernel.shared_bytes() > most {
         match (kernel.tokens, kernel.knobs.threads) {
@@ -152,7 +152,7 @@ fn products(
         }
         let kernel = fitting(
             gpu,
-            Gemv {
+            gpu.table.put(Gemv {
                 parts: slice.parts.clone(),
                 epilogue: shape.epilogue.clone(),
                 take: shape.take,
@@ -164,7 +164,7 @@ fn products(
                 bias: shape.bias,
                 tokens,
                 knobs,
-            },
+            }),
         );
         let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
         let w = store.range(slice);

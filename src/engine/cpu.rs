@@ -129,6 +129,7 @@ impl CpuEngine {
             driver: String::new(),
             math: Math::F32,
             kv,
+            knobs: None,
             context,
             weight_bytes,
             kv_bytes,

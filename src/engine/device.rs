@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use wgpu::{DeviceType, Features};
 
+use super::tune::Table;
 use super::{DeviceChoice, Options};
 use crate::kernels::{Form, Kv, Math, Shader};
 use crate::{Error, Result};
@@ -189,6 +190,8 @@ pub(super) struct Gpu {
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
+    /// What was measured of products here.
+    pub(super) table: Table,
     /// The device can say how long a pass takes.
     pub(super) clock: bool,
     checked: bool,
@@ -262,6 +265,7 @@ impl Gpu {
             software: info.device_type == DeviceType::Cpu,
             name: info.name,
             form: Form { math, kv, subgroups, native_f16, inline_merge },
+            table: Table::default(),
             checked: forms.checked,
             clock,
             pipelines: RefCell::default(),
@@ -321,6 +325,14 @@ impl Gpu {
         }
         let made = compile(&self.device, self.checked, shader);
         self.keep(shader, made)
+    }
+
+    /// Frees what is no longer held, and forgets all pipelines.
+    pub(super) fn clear(&self) -> Result<()> {
+        self.pipelines.borrow_mut().clear();
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(|e| Error::Device(format!("{}: {e}", self.name)))
     }
 
     /// Compiles what [`Gpu::pipeline`] will be asked for, on all processors.

@@ -89,10 +89,13 @@ impl GpuEngine {
         options: &Options,
         progress: Progress<'_>,
     ) -> Result<GpuEngine> {
-        let gpu = Gpu::open(&adapter, options)?;
+        let mut gpu = Gpu::open(&adapter, options)?;
         let mut store = Store::default();
         let program = Program::plan(&model.plan, &mut store, &gpu)?;
-        let (context, notes) = super::memory::context(&model.plan.spec, options, &gpu, store.bytes())?;
+        let (context, mut notes) = super::memory::context(&model.plan.spec, options, &gpu, store.bytes())?;
+        let tune = super::tune::tune(&gpu, &adapter.get_info(), &model, options, progress)?;
+        notes.extend(tune.notes);
+        gpu.table = tune.table;
         store.upload(&gpu, &model.weights, progress)?;
         let programs = Programs::build(program, &model, store, &gpu, context)?;
         let info = Info {
@@ -100,6 +103,7 @@ impl GpuEngine {
             driver: gpu.driver.clone(),
             math: gpu.form.math,
             kv: gpu.form.kv,
+            knobs: Some(tune.tuned),
             context,
             weight_bytes: programs.weight_bytes,
             kv_bytes: programs.kv_bytes,

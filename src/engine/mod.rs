@@ -5,6 +5,7 @@
 
 mod attention_lab;
 mod builder;
+mod case;
 pub mod cpu;
 pub mod device;
 pub mod generate;
@@ -18,6 +19,7 @@ pub mod quality;
 pub mod stage;
 #[cfg(test)]
 mod tests;
+pub mod tune;
 mod tuning;
 mod upload;
 
@@ -114,6 +116,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Which forms of the kernels to use; by default as the environment says.
     pub forms: Forms,
+    /// Whether kernels are tuned to the device; by default not.
+    pub tune: tune::Tune,
 }
 
 impl Default for Options {
@@ -126,6 +130,7 @@ impl Default for Options {
             memory: None,
             threads: None,
             forms: Forms::from_env(),
+            tune: tune::Tune::default(),
         }
     }
 }
@@ -141,6 +146,8 @@ pub struct Info {
     pub math: Math,
     /// How keys and values are stored.
     pub kv: Kv,
+    /// What products' knobs owe to measurements; `None` where there are none.
+    pub knobs: Option<tune::Tuned>,
     /// Positions.
     pub context: usize,
     /// Bytes of weights on the device.

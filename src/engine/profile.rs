@@ -190,35 +190,46 @@ pub(super) const MANY: usize = 9;
 /// How long a device is kept busy before it is measured.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// The median time of `runs` passes in µs, once two have agreed: the device's where it has a clock,
-/// the host's elsewhere.
-pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
-    let clock = if gpu.clock { Some(Clock::new(gpu)?) } else { None };
-    let once = || -> Result<f64> {
-        match &clock {
-            Some(clock) => clock.run(gpu, &record),
-            None => {
-                let start = Instant::now();
-                let mut encoder =
-                    gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
-                let index = gpu.queue.submit([encoder.finish()]);
-                gpu.wait(&index)?;
-                Ok(start.elapsed().as_secs_f64() * 1e6)
-            }
+/// Tells how long passes take: by the device's clock, by the host's where it has none.
+pub(super) struct Watch<'a> {
+    gpu: &'a Gpu,
+    clock: Option<Clock>,
+}
+
+impl Watch<'_> {
+    pub(super) fn new(gpu: &Gpu) -> Result<Watch<'_>> {
+        Ok(Watch { gpu, clock: if gpu.clock { Some(Clock::new(gpu)?) } else { None } })
+    }
+
+    /// Runs a pass; gives its time in µs.
+    pub(super) fn once(&self, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
+        let gpu = self.gpu;
+        if let Some(clock) = &self.clock {
+            return clock.run(gpu, &record);
         }
-    };
+        let start = Instant::now();
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        let index = gpu.queue.submit([encoder.finish()]);
+        gpu.wait(&index)?;
+        Ok(start.elapsed().as_secs_f64() * 1e6)
+    }
+}
+
+/// The median time of `runs` passes in µs, once two have agreed.
+pub(super) fn time(gpu: &Gpu, runs: usize, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
+    let watch = Watch::new(gpu)?;
     let (runs, least) = if gpu.software { (1, Duration::ZERO) } else { (runs, WARM_UP) };
     // A device that has been idle takes its time to reach its clock.
     let start = Instant::now();
-    let mut last = once()?;
+    let mut last = watch.once(&record)?;
     for _ in 0..1000 {
-        let now = once()?;
+        let now = watch.once(&record)?;
         let agree = (now - last).abs() < 0.01 * now;
         last = now;
         if agree && start.elapsed() >= least {
             break;
         }
     }
-    Ok(median((0..runs).map(|_| once()).collect::<Result<Vec<_>>>()?))
+    Ok(median((0..runs).map(|_| watch.once(&record)).collect::<Result<Vec<_>>>()?))
 }

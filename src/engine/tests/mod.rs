@@ -7,8 +7,8 @@ mod products;
 mod sampling;
 mod settle;
 
+use super::case::bound;
 use super::device::{Gpu, choose};
-use super::lab::bound;
 use super::{DeviceChoice, Forms, Options};
 use crate::kernels::vector::Activations;
 use crate::kernels::{Kv, Math, Shader, squares};

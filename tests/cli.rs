@@ -61,6 +61,7 @@ fn usage_errors_end_with_2() {
         &["run", "--prompt", "x", "--memory", "0"],
         &["run", "--prompt", "x", "--threads", "0"],
         &["run", "--prompt", "x", "--device", ""],
+        &["run", "--prompt", "x", "--tune", "often"],
         &["run", "--prompt", "x", "--math", "f64"],
         &["run", "--prompt", "x", "--kv", "q4_0"],
         &["run", "--prompt", "x", "--kv", "Q8_0"],
@@ -574,6 +575,37 @@ fn bench_accounts_for_a_token() {
     assert!((sum / number("wall_us") - 1.0).abs() < 1e-6, "{sum} of {}", number("wall_us"));
     let bytes: u64 = kernels.iter().map(|k| k["bytes"].as_u64().unwrap()).sum();
     assert!(bytes > 3_000_000);
+}
+
+/// Where the knobs come from is said; what is measured is kept where the environment says.
+#[test]
+fn bench_says_whether_knobs_were_tuned() {
+    let infer = Infer::new();
+    let cache = infer.path("cache");
+    let bench = |more: &[&str]| {
+        let flags = ["bench", "--tokens", "2", "--prompt-tokens", "2", "--repeat", "1"];
+        let mut command = infer.command(&[&flags, more].concat());
+        let output = command.env("INFER_CACHE_DIR", &cache).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        assert!(output.status.success(), "{stderr}");
+        // In a pipe nobody is told to wait.
+        assert!(!stderr.contains("tuning"), "{stderr}");
+        stdout
+    };
+    let knobs = |more: &[&str]| {
+        let report: serde_json::Value = serde_json::from_str(&bench(&[more, &["--json"]].concat())).unwrap();
+        report["knobs"].clone()
+    };
+    assert!(knobs(&["--device", "cpu", "--tune", "always"]).is_null());
+    let built_in = knobs(&["--device", "gpu", "--tune", "never"]);
+    assert_eq!(built_in["measured"], 0);
+    assert!(built_in["products"].as_u64().unwrap() >= 4 && !cache.exists(), "{built_in}");
+    let tuned = knobs(&["--device", "gpu", "--tune", "always"]);
+    assert!(tuned["measured"].as_u64().unwrap() > 0, "{tuned}");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    assert!(bench(&["--device", "gpu"]).contains("\nknobs    tuned: "));
+    assert!(bench(&["--device", "gpu", "--tune", "never"]).contains("\nknobs    built in\n"));
 }
 
 /// Ctrl-C ends it between two steps; what there is has been printed.

@@ -8,6 +8,8 @@
 //! measured when a model is opened again.
 
 mod cache;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -315,35 +317,44 @@ fn candidates(case: &Case<'_>) -> Vec<Knobs> {
     all
 }
 
-/// Runs the variants in turns; those that are far behind leave. The first one is the built-in.
+/// The fastest of the variants that are right, of which the first is the built-in one.
 fn race(gpu: &Gpu, case: &Case<'_>, variants: &[Variant], end: Instant) -> Result<Entry> {
-    let built_in = variants.first().ok_or_else(|| Error::Other("nothing to measure".to_owned()))?;
     let errors = variants.iter().map(|v| case.error(v)).collect::<Result<Vec<f64>>>()?;
     let right = |i: &usize| !case.is_wrong(errors[*i]) || errors[*i] <= AS_RIGHT * errors[0];
     let watch = Watch::new(gpu)?;
-    let once = |variant: &Variant| watch.once(|pass| case.pass(pass, variant));
+    let once = |i: usize| watch.once(|pass| case.pass(pass, &variants[i]));
     let start = Instant::now();
-    once(built_in)?;
+    once(0)?;
     while !gpu.software && start.elapsed() < WARM_UP {
-        once(built_in)?;
+        once(0)?;
     }
-    let mut racing: Vec<usize> = (1..variants.len()).filter(right).collect();
-    racing.insert(0, 0);
-    let mut times = vec![Vec::new(); variants.len()];
-    let mut medians = vec![f64::INFINITY; variants.len()];
+    let (taken, medians) = turns((0..variants.len()).filter(|i| *i == 0 || right(i)).collect(), end, once)?;
+    let us = |i: usize| medians[&i] / case.copies() as f64;
+    Ok(Entry::new(variants[taken].knobs, us(taken), us(0)))
+}
+
+/// Runs what is `racing` in turns; what is far behind leaves, but for 0. Gives the one to take, which is
+/// 0 unless another is clearly faster, and the median time of each.
+fn turns(
+    mut racing: Vec<usize>,
+    end: Instant,
+    once: impl Fn(usize) -> Result<f64>,
+) -> Result<(usize, HashMap<usize, f64>)> {
+    let mut times: HashMap<usize, Vec<f64>> = HashMap::new();
+    let mut medians: HashMap<usize, f64> = HashMap::new();
     for turn in 1..=TURNS {
         for i in &racing {
-            times[*i].push(once(&variants[*i])?);
-            medians[*i] = median(times[*i].clone());
+            let times = times.entry(*i).or_default();
+            times.push(once(*i)?);
+            medians.insert(*i, median(times.clone()));
         }
-        let fastest = racing.iter().map(|i| medians[*i]).fold(f64::INFINITY, f64::min);
-        racing.retain(|i| *i == 0 || medians[*i] <= LOST * fastest);
+        let fastest = racing.iter().map(|i| medians[i]).fold(f64::INFINITY, f64::min);
+        racing.retain(|i| *i == 0 || medians[i] <= LOST * fastest);
         if racing.len() == 1 || (turn >= LEAST && Instant::now() >= end) {
             break;
         }
     }
-    let fastest = racing.into_iter().min_by(|a, b| medians[*a].total_cmp(&medians[*b])).unwrap_or(0);
-    let taken = if medians[fastest] <= MARGIN * medians[0] { fastest } else { 0 };
-    let us = |i: usize| medians[i] / case.copies() as f64;
-    Ok(Entry::new(variants[taken].knobs, us(taken), us(0)))
+    let fastest = racing.into_iter().min_by(|a, b| medians[a].total_cmp(&medians[b])).unwrap_or(0);
+    let taken = if medians[&fastest] <= MARGIN * medians[&0] { fastest } else { 0 };
+    Ok((taken, medians))
 }

@@ -62,6 +62,8 @@ impl Infer {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_infer"));
         command.current_dir(self.folder.path()).args(arguments);
+        // What is measured for tests is the tests' own.
+        command.env("INFER_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
         command
     }
 

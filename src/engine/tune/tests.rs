@@ -168,3 +168,35 @@ fn the_clearly_fastest_is_taken() {
     assert_eq!(race(late, &|_, _| 0.0).0, 0);
     assert_eq!(race(late, &|_, _| f64::NAN).0, 0);
 }
+
+/// As a GPU that nobody has measured: a product each time, as long as there are some left.
+#[test]
+fn an_unknown_gpu_is_measured_bit_by_bit() {
+    let (mut gpu, mut options) = gpu();
+    let adapter = choose(&DeviceChoice::Gpu).unwrap().unwrap().get_info();
+    let folder = tempfile::tempdir().unwrap();
+    let model = demo();
+    let budget = Duration::from_micros(1);
+    options.tune = Tune { when: When::Auto, folder: Some(folder.path().to_owned()), budget, say: None };
+    let measured = |gpu: &Gpu, options: &Options| {
+        let made = tune(gpu, &adapter, &model, options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert!(made.notes.is_empty(), "{:?}", made.notes);
+        assert_eq!(made.table.0.len(), made.tuned.measured);
+        made.tuned.measured
+    };
+    gpu.software = true;
+    assert_eq!(measured(&gpu, &options), 0);
+    gpu.software = false;
+    for known in ["NVIDIA H100 80GB HBM3", "NVIDIA GH200 480GB"] {
+        gpu.name = known.to_owned();
+        assert_eq!(measured(&gpu, &options), 0, "{known}");
+    }
+    gpu.name = "NVIDIA A100-SXM4-80GB".to_owned();
+    assert_eq!(measured(&gpu, &options), 1);
+    assert_eq!(measured(&gpu, &options), 2);
+    // What is kept is used when there is no more time, and what was found on another GPU is not.
+    options.tune.budget = Duration::ZERO;
+    assert_eq!(measured(&gpu, &options), 2);
+    gpu.driver += " and one more";
+    assert_eq!(measured(&gpu, &options), 0);
+}

@@ -1,5 +1,5 @@
 //! The kernel lab: the product's matrix-vector kernels on one device, alone, at a model's shapes,
-//! in the form that the engine would take and in others ([`super::case`]). Before it is timed, every
+//! in the form that the engine would take and in others (`case.rs`). Before it is timed, every
 //! variant's outputs are compared with the kernel's twin.
 
 use std::collections::HashSet;

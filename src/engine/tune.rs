@@ -1,10 +1,10 @@
 //! The tune: which knobs of a model's products are fastest on this device, measured once.
 //!
-//! The built-in rules ([`super::tuning`]) were found on a few devices. On another, neighbours of
-//! what they say run in the lab's way ([`super::case`]), in turns, so that a clock that drifts
+//! The built-in rules (`tuning.rs`) were found on a few devices. On another, neighbours of
+//! what they say run in the lab's way (`case.rs`), in turns, so that a clock that drifts
 //! drifts for all, and the fastest takes the rules' place where it is faster by a clear margin.
 //! Knobs change no result beyond rounding; a variant whose outputs are further from the twin's than
-//! the rules' is not taken. What was found is kept ([`cache`]); what there was no time for is
+//! the rules' is not taken. What was found is kept (`tune/cache.rs`); what there was no time for is
 //! measured when a model is opened again.
 
 mod cache;

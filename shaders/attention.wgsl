@@ -19,14 +19,18 @@ struct Args {
 }
 var<immediate> args: Args;
 
+#if OVERLAPPED
+@group(0) @binding(0) @coherent var<storage, read_write> qkv: array<${ROW_WORD}>;
+#else
 @group(0) @binding(0) var<storage, read> qkv: array<${ROW}>;        // (tokens, STRIDE) raw rows
+#endif
 @group(0) @binding(1) var<storage, read> rope: array<${TURNS}>; // (context, ROTATED / 2)
 @group(0) @binding(2) var<storage, read_write> cache: array<vec4<u32>>;
 @group(0) @binding(3) ${COHERENT} var<storage, read_write> parts: array<vec4<f32>>; // see merge.wgsl
 #if INLINE
 @group(0) @binding(4) var<storage, read_write> arrived: array<atomic<u32>>; // (tokens, units), left at 0
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
+@group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
 #endif
 #if VECTORS
 // Biases (STRIDE), then the weights of the queries' and the keys' norms, those of both that are there.
@@ -36,6 +40,8 @@ var<immediate> args: Args;
 @group(0) @binding(8) var<storage, read_write> scales: array<u32>; // see kv.wgsl
 #endif
 
+#include "overlap.wgsl"
+const HB: u32 = ${HB}u;          // query heads of a workgroup
 #include "kv.wgsl"
 
 const THREADS: u32 = ${THREADS}u;
@@ -44,7 +50,6 @@ const KEYS: u32 = KPL * THREADS; // keys of a tile
 const AHEAD: u32 = ${AHEAD}u;           // values that are asked for at once
 const BU: u32 = ${BU}u;          // units of a key that are asked for at once; divides DU
 const PITCH: u32 = KEYS + AHEAD * VS; // weights of a head, with zeros behind them
-const HB: u32 = ${HB}u;          // query heads of a workgroup
 const GROUP: u32 = HEADS / KV_HEADS;
 const BLOCKS: u32 = (GROUP + HB - 1u) / HB; // workgroups that share a key/value head
 const VS: u32 = THREADS / DU;    // slices of keys for values
@@ -172,6 +177,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   v_words[${n}u] = scales[value_scale_at(kv_head, min(begin + slice + ${n}u * VS, last), unit / 4u)];
 #endif
 #end
+#endif
+#if OVERLAPPED
+  own_head = head0;
+  bring_rows(kv_head, live_heads, lid);
+  workgroupBarrier();
 #endif
 
 #if HEAD_NORMS
@@ -524,7 +534,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   if lid == 0u {
     let before = atomicAdd(&arrived[token * owners + own], 1u);
     is_last = select(0u, 1u, before + 1u == expected);
+#if OVERLAPPED
+#else
     if before + 1u == expected { atomicStore(&arrived[token * owners + own], 0u); }
+#endif
   }
   let closes = workgroupUniformLoad(&is_last);
   if closes == 1u {

@@ -9,7 +9,7 @@ var<immediate> args: Args;
 
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // see merge.wgsl
 @group(0) @binding(1) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(2) var<storage, read_write> om: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read_write> om: array<vec2<Word>>;
 
 const D: u32 = ${D}u;
 const DV: u32 = ${DV}u;
@@ -20,6 +20,7 @@ var<workgroup> pool: array<vec4<f32>, ${POOL}>;
 var<workgroup> merged: array<vec4<f32>, ${MERGED_VECTORS}>;
 
 #include "merge.wgsl"
+#include "overlap.wgsl"
 #include "emit.wgsl"
 
 @compute @workgroup_size(${MERGERS})

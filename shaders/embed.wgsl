@@ -12,10 +12,12 @@ var<immediate> args: Args;
 @group(0) @binding(1) var<storage, read> wt: array<u32>;       // the same bytes
 @group(0) @binding(2) var<storage, read> ids: array<u32>;      // (context) token at each position
 @group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>; // (CHUNKS * 8)
-@group(0) @binding(4) var<storage, read_write> x: array<vec4<f32>>; // (tokens, CHUNKS * 8)
+@group(0) @binding(4) var<storage, read_write> x: array<vec4<Word>>; // (tokens, CHUNKS * 8)
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
-@group(0) @binding(7) var<storage, read_write> squares_out: array<f32>; // (tokens, ${OUT_SQUARES}) of a group
+@group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
+@group(0) @binding(7) var<storage, read_write> squares_out: array<Word>; // (tokens, ${OUT_SQUARES}) of a group
+
+#include "overlap.wgsl"
 
 const THREADS: u32 = 64u;
 const CHUNKS: u32 = ${CHUNKS}u;
@@ -65,9 +67,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
   v = array<vec4<f32>, 4>(v[0] * ${EMBEDDING_SCALE}, v[1] * ${EMBEDDING_SCALE}, v[2] * ${EMBEDDING_SCALE}, v[3] * ${EMBEDDING_SCALE});
 #endif
   let g = 2u * at + half;
-  x[token * CHUNKS * 8u + g * 4u + i] = quarter(v, i);
+  let own = quarter(v, i);
+  x[token * CHUNKS * 8u + g * 4u + i] = vec4<Word>(sent(own.x), sent(own.y), sent(own.z), sent(own.w));
   if i == 0u {
-    squares_out[token * ${OUT_SQUARES}u + g] = dot(v[0], v[0]) + dot(v[1], v[1]) + dot(v[2], v[2]) + dot(v[3], v[3]);
+    squares_out[token * ${OUT_SQUARES}u + g] = sent(dot(v[0], v[0]) + dot(v[1], v[1]) + dot(v[2], v[2]) + dot(v[3], v[3]));
   }
   let n4 = g * 4u;
   emit(token * CHUNKS * 2u + g, i,

@@ -10,7 +10,7 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
   let ones = vec4<f32>(1.0);
 #if F32
   oq[4u * g + i] = quarter(v, i);
-  if i == 0u { om[g] = vec2<f32>(1.0, dot(v[0] + v[1] + v[2] + v[3], ones)); }
+  if i == 0u { om[g] = vec2<Word>(sent(1.0), sent(dot(v[0] + v[1] + v[2] + v[3], ones))); }
 #else
   let top = max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3])));
   let largest = max(max(top.x, top.y), max(top.z, top.w));
@@ -22,11 +22,11 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
                               bitcast<vec4<u32>>(v[2] * inverse + magic), bitcast<vec4<u32>>(v[3] * inverse + magic));
   let mine = bitcast<vec4<i32>>(select(select(n[0], n[1], i == 1u), select(n[2], n[3], i == 3u), i >= 2u) - bitcast<vec4<u32>>(magic));
 #if INT8
-  oq[g][i] = pack4xI8(mine);
+  oq[g][i] = sent_bytes(pack4xI8(mine));
 #else
   let high = (mine + vec4<i32>(64)) >> vec4<u32>(7u);
-  oq[2u * g][i] = pack4xI8(high);
-  oq[2u * g + 1u][i] = pack4xI8(mine - high * 128);
+  oq[2u * g][i] = sent_bytes(pack4xI8(high));
+  oq[2u * g + 1u][i] = sent_bytes(pack4xI8(mine - high * 128));
 #endif
   if i == 0u {
     // Integers cannot be NaN: the scale must carry it on. A sum is not finite if a number is not.
@@ -35,7 +35,7 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
     let scale = select(largest / ${STEPS}, bitcast<f32>(0x7fc00000u), bad);
     let sums = n[0] + n[1] + n[2] + n[3];
     let sum = bitcast<i32>(sums.x + sums.y + sums.z + sums.w - 0xb4000000u); // 16 times the magic's bits
-    om[g] = vec2<f32>(scale, f32(sum) * scale);
+    om[g] = vec2<Word>(sent(scale), sent(f32(sum) * scale));
   }
 #else
   let e = clamp((bitcast<u32>(largest) >> 23u) + 1u, 1u, 253u);
@@ -56,7 +56,7 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
     if ${k}u == i { oq[4u * g + i] = q; }
   }
 #end
-  if i == 0u { om[g] = vec2<f32>(scale, sum * scale); }
+  if i == 0u { om[g] = vec2<Word>(sent(scale), sent(sum * scale)); }
 #endif
 #endif
 }

@@ -21,13 +21,18 @@ var<immediate> args: Args;
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;  // packed matrices
 @group(0) @binding(1) var<storage, read> wt: array<u32>;       // the same bytes
+#if OVERLAPPED
+@group(0) @binding(2) @coherent var<storage, read_write> xq: array<vec4<u32>>;
+@group(0) @binding(3) @coherent var<storage, read_write> xm: array<vec4<u32>>;
+#else
 @group(0) @binding(2) var<storage, read> xq: array<${ACT}>;    // (tokens, CHUNKS * numbers of a chunk)
 @group(0) @binding(3) var<storage, read> xm: array<vec4<f32>>; // (tokens, CHUNKS) records
+#endif
 #if RAW
 #if TAILED
 @group(0) @binding(4) @coherent var<storage, read_write> out: array<f32>; // (SPLITS, STRIDE)
 #else
-@group(0) @binding(4) var<storage, read_write> out: array<f32>; // (tokens, STRIDE)
+@group(0) @binding(4) var<storage, read_write> out: array<Word>; // (tokens, STRIDE)
 #endif
 #if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<f32>; // (STRIDE)
@@ -39,8 +44,8 @@ var<immediate> args: Args;
 #if SETTLES
 @group(0) @binding(13) var<storage, read_write> x: array<vec4<f32>>; // (STRIDE / 4) residual stream
 @group(0) @binding(14) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(15) var<storage, read_write> om: array<vec2<f32>>;
-@group(0) @binding(16) var<storage, read_write> squares_out: array<f32>; // of a group
+@group(0) @binding(15) var<storage, read_write> om: array<vec2<Word>>;
+@group(0) @binding(16) var<storage, read_write> squares_out: array<Word>; // of a group
 #if VECTORS
 @group(0) @binding(17) var<storage, read> vectors: array<vec4<f32>>; // see settle.wgsl
 #endif
@@ -59,25 +64,35 @@ const PICKS: u32 = ${PICKS}u;
 #endif
 #endif
 #if RESIDUAL
-@group(0) @binding(4) var<storage, read_write> x: array<f32>;   // (tokens, STRIDE) residual stream
+@group(0) @binding(4) var<storage, read_write> x: array<Word>;   // (tokens, STRIDE) residual stream
+#if OVERLAPPED
+@group(0) @binding(11) @coherent var<storage, read_write> x_in: array<Word>;
+#endif
 @group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(6) var<storage, read_write> om: array<vec2<f32>>;
-@group(0) @binding(7) var<storage, read_write> squares_out: array<f32>; // (tokens, ${OUT_SQUARES}) of a group
+@group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
+@group(0) @binding(7) var<storage, read_write> squares_out: array<Word>; // (tokens, ${OUT_SQUARES}) of a group
 @group(0) @binding(8) var<storage, read> norm: array<f32>; // (STRIDE) weight of the next norm; then the bias, of each expert
 #endif
 #if GATED
 @group(0) @binding(4) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(5) var<storage, read_write> om: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> om: array<vec2<Word>>;
 #if BIAS
 @group(0) @binding(6) var<storage, read> bias: array<f32>; // (2, experts, STRIDE) gate's and up's, or up's alone
 #endif
 #endif
 #if NORM
+#if OVERLAPPED
+@group(0) @binding(9) @coherent var<storage, read_write> squares_in: array<vec4<u32>>;
+#else
 @group(0) @binding(9) var<storage, read> squares_in: array<vec4<f32>>; // (tokens, SQUARES)
 #endif
+#endif
+
+#include "overlap.wgsl"
 
 const THREADS: u32 = ${THREADS}u;
-const SLICES: u32 = THREADS / 16u;
+const TEAMS: u32 = ${TEAMS}u;
+const SLICES: u32 = THREADS / 16u / TEAMS;
 const T: u32 = ${T}u;
 const R: u32 = ${R}u;
 const CHUNKS: u32 = ${CHUNKS}u;      // chunks of 32 in a token's activations
@@ -102,6 +117,49 @@ var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 #endif
 #if CAPPED
 #include "cap.wgsl"
+#endif
+#if OVERLAPPED
+// The activations, brought to workgroup memory as they come: a lane asks for all of its share at once, and
+// again for what was not there. Nobody makes the groups of the padding: they are 0.
+const GROUPS: u32 = ${GROUPS}u;
+const NUMBERS: u32 = ${NUMBERS}u; // vectors of a token
+const MADE: u32 = NUMBERS / CHUNKS * GROUPS / 2u; // of them
+var<workgroup> numbers: array<vec4<u32>, NUMBERS>;
+var<workgroup> records: array<vec4<f32>, CHUNKS>;
+fn number_at(k: u32) -> vec4<u32> { return xq[min(k, MADE - 1u)]; }
+// All bits of what nobody makes are set, which is 0 when it is received.
+fn record_at(k: u32) -> vec4<u32> {
+  let at = min(k, CHUNKS - 1u);
+  return xm[at] | select(vec4<u32>(0u), vec4<u32>(0xffffffffu), vec4<u32>(2u * at) + vec4<u32>(0u, 0u, 1u, 1u) >= vec4<u32>(GROUPS));
+}
+#if NORM
+fn squares_at(k: u32) -> vec4<u32> {
+  let at = min(k, SQUARES - 1u);
+  return squares_in[at] | select(vec4<u32>(0u), vec4<u32>(0xffffffffu), vec4<u32>(4u * at) + vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(GROUPS));
+}
+#endif
+// False where a lane gives up.
+fn bring(lid: u32) -> bool {
+  var there = true;
+  var n: array<vec4<u32>, ${NUMBER_TURNS}>;
+  var m: array<vec4<u32>, ${RECORD_TURNS}>;
+#repeat k NUMBER_TURNS
+  n[${k}u] = number_at(lid + ${k}u * THREADS);
+#end
+#repeat k RECORD_TURNS
+  m[${k}u] = record_at(lid + ${k}u * THREADS);
+#end
+#repeat k NUMBER_TURNS
+  for (var p = 0u; p < POLLS && any(n[${k}u] == vec4<u32>(0u)); p++) { n[${k}u] = number_at(lid + ${k}u * THREADS); }
+  there = there && all(n[${k}u] != vec4<u32>(0u));
+  if lid + ${k}u * THREADS < NUMBERS { numbers[lid + ${k}u * THREADS] = select(vec4<u32>(0u), n[${k}u] ^ vec4<u32>(0x80808080u), lid + ${k}u * THREADS < MADE); }
+#end
+#repeat k RECORD_TURNS
+  for (var p = 0u; p < POLLS && any(m[${k}u] == vec4<u32>(0u)); p++) { m[${k}u] = record_at(lid + ${k}u * THREADS); }
+  if lid + ${k}u * THREADS < CHUNKS { records[lid + ${k}u * THREADS] = received4(m[${k}u]); }
+#end
+  return there;
+}
 #endif
 #include "product.wgsl"
 ${BLOCKS}
@@ -163,7 +221,8 @@ fn total(i: u32, row: u32) -> f32 {
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
   let row = lid & 15u;
-  let own_slice = lid >> 4u; // of this workgroup
+  let team = lid / (16u * SLICES);
+  let own_slice = (lid >> 4u) % SLICES; // of this workgroup
 #if SPLIT
   let slice = wg.z * SLICES + own_slice;
 #else
@@ -185,13 +244,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   // What a lane below 16 * OUTS finishes: output i = r * T + t, and sum i; gated, OUTS + i too.
   let i = lid >> 4u;
   let to = wg.y * T + i % T;
-  // What the end needs is asked for now, so that it is under way together with the weights.
-#if NORM
-  var square = 0.0;
-  if i < T {
-    for (var k = row; k < SQUARES; k += 16u) { square += dot(squares_in[(token + i) * SQUARES + k], vec4<f32>(1.0)); }
-  }
-#endif
 #if CHOSEN_HIDDEN
   let pick = picks[token * PICKS + wg.z];
   let expert = pick.x;
@@ -199,15 +251,33 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #else
   let expert = 0u;
 #endif
-  let tile = wg.x * ${TILES_OF_A_GROUP}u;
-  let out_tile = ${TILE0}u + tile + i / T;
+  let first_tile = wg.x * ${TILES_OF_A_GROUP}u;
+#if TEAMED
+  // The last workgroup may have tiles too many: it computes the last one again.
+  let tile = min(first_tile + team * ${TILES_OF_A_TEAM}u, ${TILES}u - 1u);
+#else
+  let tile = first_tile;
+#endif
+  let out_tile = ${TILE0}u + first_tile + i / T;
   let live = i < ${OUTS}u && to < tokens && out_tile < ${TILE0}u + ${TILES}u;
+  var acc: array<f32, ${SUMS}>; // (R, T)
+#if OVERLAPPED
+  // Weights are there whatever the stage before does.
+${VARIABLES}${FETCHES}
+#endif
+  // What the end needs is asked for now, so that it is under way together with the rest.
 #if RESIDUAL
   var old = 0.0;
   var weight = 0.0;
   var more = 0.0;
   if live {
+#if OVERLAPPED
+    var word = 0u;
+    for (var p = 0u; p < POLLS && word == 0u; p++) { word = x_in[out_tile * 16u + row]; }
+    old = received(word);
+#else
     old = x[to * STRIDE + out_tile * 16u + row];
+#endif
     weight = norm[out_tile * 16u + row];
 #if BIAS
 #if CHOSEN
@@ -221,15 +291,36 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
   }
 #endif
-  var acc: array<f32, ${SUMS}>; // (R, T)
+#if NORM
+  var square = 0.0;
+  if i < T {
+#if OVERLAPPED
+    var of_groups: array<vec4<u32>, ${SQUARE_TURNS}>; // asked for at once
+#repeat k SQUARE_TURNS
+    of_groups[${k}u] = squares_at(row + ${k}u * 16u);
+#end
+#repeat k SQUARE_TURNS
+    for (var p = 0u; p < POLLS && any(of_groups[${k}u] == vec4<u32>(0u)); p++) { of_groups[${k}u] = squares_at(row + ${k}u * 16u); }
+    square += select(0.0, dot(received4(of_groups[${k}u]), vec4<f32>(1.0)), row + ${k}u * 16u < SQUARES);
+#end
+#else
+    for (var k = row; k < SQUARES; k += 16u) { square += dot(squares_in[(token + i) * SQUARES + k], vec4<f32>(1.0)); }
+#endif
+  }
+#endif
+#if OVERLAPPED
+  if !bring(lid) { acc[0] = bitcast<f32>(0x7fc00000u); }
+  workgroupBarrier();
+#else
 ${VARIABLES}${FETCHES}
+#endif
 #if BOOKS
   bring_books(lid);
   workgroupBarrier();
 #endif
 ${PRODUCTS}
 #repeat k SUMS
-  partial[(${k}u * 16u + row) * PITCH + (own_slice >> 2u)][own_slice & 3u] = acc[${k}u];
+  partial[((team * ${SUMS}u + ${k}u) * 16u + row) * PITCH + (own_slice >> 2u)][own_slice & 3u] = acc[${k}u];
 #end
 #if NORM
   if i < T { squares[lid >> 2u][lid & 3u] = square; }
@@ -237,7 +328,8 @@ ${PRODUCTS}
   workgroupBarrier();
   var v = 0.0;
   if live {
-    v = total(i, row);
+    let sum_at = i / (${TILES_OF_A_TEAM}u * T) * ${SUMS}u + i % (${TILES_OF_A_TEAM}u * T);
+    v = total(sum_at, row);
 #if SCALED
 #if RAW
     let within = out_tile - ${TILE0}u;
@@ -254,7 +346,7 @@ ${PRODUCTS}
 #endif
 #if GATED
 #if PAIRED_ROWS
-    var u = total(${OUTS}u + i, row);
+    var u = total(sum_at + ${TILES_OF_A_TEAM}u * T, row);
 #if SCALED
     u *= ${SCALE1};
 #endif
@@ -302,7 +394,11 @@ ${PRODUCTS}
 #if SPLIT
     out[wg.z * STRIDE + out_tile * 16u + row] = v;
 #else
+#if TAILED
     out[to * STRIDE + out_tile * 16u + row] = v;
+#else
+    out[to * STRIDE + out_tile * 16u + row] = sent(v);
+#endif
 #endif
 #endif
 #if RESIDUAL
@@ -311,7 +407,7 @@ ${PRODUCTS}
     v *= ${FACTOR};
 #endif
     v += old;
-    x[to * STRIDE + out_tile * 16u + row] = v;
+    x[to * STRIDE + out_tile * 16u + row] = sent(v);
 #endif
 #if LOGITS
     if out_tile * 16u + row < ${VOCAB}u { out[to * STRIDE + out_tile * 16u + row] = v; }
@@ -345,8 +441,8 @@ ${PRODUCTS}
 #endif
 #if RESIDUAL
     if row == 0u {
-      squares_out[to * ${OUT_SQUARES}u + out_tile] = dot(stream[f], stream[f]) + dot(stream[f + 1u], stream[f + 1u])
-        + dot(stream[f + 2u], stream[f + 2u]) + dot(stream[f + 3u], stream[f + 3u]);
+      squares_out[to * ${OUT_SQUARES}u + out_tile] = sent(dot(stream[f], stream[f]) + dot(stream[f + 1u], stream[f + 1u])
+        + dot(stream[f + 2u], stream[f + 2u]) + dot(stream[f + 3u], stream[f + 3u]));
     }
 #endif
   }

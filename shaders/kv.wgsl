@@ -85,13 +85,40 @@ fn norm_of(first: u32, head: u32) -> u32 {
 #endif
 }
 
+#if OVERLAPPED
+// Raw rows of the workgroup's heads, queries, key, value, brought to workgroup memory as they come.
+#if ROWS_APART
+var<workgroup> rows: array<${ROW}, ${ROWS_AT_HAND}>;
+#endif
+var<private> own_head: u32; // the workgroup's first query head
+fn bring_rows(kv_head: u32, live_heads: u32, lid: u32) {
+  const OF_HEAD = D / ${ROW_SIZE}u;
+  for (var i = lid; i < (HB + 2u) * OF_HEAD; i += THREADS) {
+    let j = i / OF_HEAD;
+    let of_query = (own_head + min(j, live_heads - 1u)) * D;
+    let first = select(of_query, select(V_AT, K_AT, j == HB) + kv_head * D, j >= HB);
+    var word = ${ROW_WORD}(0u);
+    for (var p = 0u; p < POLLS && any(word == ${ROW_WORD}(0u)); p++) { word = qkv[first / ${ROW_SIZE}u + i % OF_HEAD]; }
+    ${ROWS}[i] = ${RECEIVED}(word);
+  }
+}
+// The row's piece with element `at` of the raw rows.
+fn row_at(token: u32, at: u32) -> ${ROW} {
+  var here = at - own_head * D;
+  if at >= V_AT { here = (HB + 1u) * D + (at - V_AT) % D; } else if at >= K_AT { here = HB * D + (at - K_AT) % D; }
+  return ${ROWS}[here / ${ROW_SIZE}u];
+}
+#else
+fn row_at(token: u32, at: u32) -> ${ROW} { return qkv[(token * STRIDE + at) / ${ROW_SIZE}u]; }
+#endif
+
 #if ALIGNED
 // Four elements of raw rows with their biases.
 fn raw4(token: u32, at: u32, d: u32) -> vec4<f32> {
 #if BIAS
-  return qkv[(token * STRIDE + at + d) / 4u] + vectors[(at + d) / 4u];
+  return row_at(token, at + d) + vectors[(at + d) / 4u];
 #else
-  return qkv[(token * STRIDE + at + d) / 4u];
+  return row_at(token, at + d);
 #endif
 }
 
@@ -132,9 +159,9 @@ fn turned4(token: u32, at: u32, d: u32, position: u32, norm: u32) -> vec4<f32> {
 // A raw row's element with its bias.
 fn raw(token: u32, at: u32) -> f32 {
 #if BIAS
-  return qkv[token * STRIDE + at] + vectors[at];
+  return row_at(token, at) + vectors[at];
 #else
-  return qkv[token * STRIDE + at];
+  return row_at(token, at);
 #endif
 }
 fn weighted(token: u32, at: u32, d: u32, norm: u32) -> f32 {

@@ -9,19 +9,31 @@ fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
 }
 #if INT8
 struct X { n: array<vec4<u32>, 2>, m: vec4<f32> }
+#if OVERLAPPED
+fn load_x(token: u32, c: u32) -> X {
+  return X(array<vec4<u32>, 2>(numbers[2u * c], numbers[2u * c + 1u]), records[c]);
+}
+#else
 fn load_x(token: u32, chunk: u32) -> X {
   let c = token * CHUNKS + chunk;
   return X(array<vec4<u32>, 2>(xq[2u * c], xq[2u * c + 1u]), xm[c]);
 }
+#endif
 fn dots(a: Weights, b: Weights, x: X) -> vec2<f32> { return vec2<f32>(vec2<i32>(dot16(a, x.n[0]), dot16(b, x.n[1]))); }
 fn x4(x: X, i: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(x.n[i >> 2u][i & 3u])); }
 #else
 // Two limbs: a number is 128 * high + low.
 struct X { n: array<vec4<u32>, 4>, m: vec4<f32> }
+#if OVERLAPPED
+fn load_x(token: u32, c: u32) -> X {
+  return X(array<vec4<u32>, 4>(numbers[4u * c], numbers[4u * c + 1u], numbers[4u * c + 2u], numbers[4u * c + 3u]), records[c]);
+}
+#else
 fn load_x(token: u32, chunk: u32) -> X {
   let c = token * CHUNKS + chunk;
   return X(array<vec4<u32>, 4>(xq[4u * c], xq[4u * c + 1u], xq[4u * c + 2u], xq[4u * c + 3u]), xm[c]);
 }
+#endif
 fn dots(a: Weights, b: Weights, x: X) -> vec2<f32> {
   return vec2<f32>(vec2<i32>(dot16(a, x.n[0]) * 128 + dot16(a, x.n[1]), dot16(b, x.n[2]) * 128 + dot16(b, x.n[3])));
 }

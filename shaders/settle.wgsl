@@ -2,8 +2,8 @@
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (tokens, SETTLE_GROUPS * 4)
 @group(0) @binding(1) var<storage, read> branch: array<vec4<f32>>;   // the same
 @group(0) @binding(2) var<storage, read_write> oq: array<${ACT}>;
-@group(0) @binding(3) var<storage, read_write> om: array<vec2<f32>>;
-@group(0) @binding(4) var<storage, read_write> squares_out: array<f32>; // (tokens, ${SETTLE_SQUARES}) of a group
+@group(0) @binding(3) var<storage, read_write> om: array<vec2<Word>>;
+@group(0) @binding(4) var<storage, read_write> squares_out: array<Word>; // (tokens, ${SETTLE_SQUARES}) of a group
 #if VECTORS
 // The branch's bias and its norm's weight, the stream's norm's weight and bias: those there are.
 @group(0) @binding(5) var<storage, read> vectors: array<vec4<f32>>;
@@ -11,6 +11,7 @@
 
 const THREADS: u32 = ${THREADS}u;
 
+#include "overlap.wgsl"
 #include "emit.wgsl"
 #if BRANCH
 fn branch_at(i: u32) -> vec4<f32> { return branch[i]; }

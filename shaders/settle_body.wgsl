@@ -101,7 +101,7 @@ fn settle(token: u32, lid: u32) {
       let g = token * SETTLE_GROUPS + t / 4u;
       emit(g, lid & 3u, array<vec4<f32>, 4>(settled[f], settled[f + 1u], settled[f + 2u], settled[f + 3u]));
 #if RMS
-      if (lid & 3u) == 0u { squares_out[token * ${SETTLE_SQUARES}u + t / 4u] = dot(settle_sums[lid >> 2u], vec4<f32>(1.0)); }
+      if (lid & 3u) == 0u { squares_out[token * ${SETTLE_SQUARES}u + t / 4u] = sent(dot(settle_sums[lid >> 2u], vec4<f32>(1.0))); }
 #endif
     }
   }

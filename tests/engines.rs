@@ -224,6 +224,13 @@ fn gpu_f32_without_coherent_memory() {
     );
 }
 
+#[test]
+fn gpu_int16_with_barriers_between_stages() {
+    let models = On::These(&["llama-mqa", "llama-yarn", "qwen2-wide", "qwen3-wide", "phi3", "granite"]);
+    let options = gpu(Math::Int16, Forms { no_overlap: true, ..Forms::default() });
+    run(&options, &INT16, "gpu int16, barriers", models);
+}
+
 /// Heads of 16 to 64 elements, one key/value head, norms of heads, windows in rings. What eight bits cost is held to
 /// what eight bits may cost elsewhere.
 #[test]

@@ -8,7 +8,7 @@ use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take, side_by_side
 use infer::kernels::route::{Route, Routing};
 use infer::kernels::select::Select;
 use infer::kernels::settle::{Added, Reads, Settle};
-use infer::kernels::{Form, Kv, Math, Shader, pack, sample};
+use infer::kernels::{Form, Kv, Math, Shader, overlap, pack, sample};
 use infer::quant::{Layout, Type};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -19,7 +19,7 @@ fn forms() -> Vec<Form> {
     {
         for kv in [Kv::F16, Kv::F32, Kv::Q8_0] {
             for (subgroups, inline_merge) in [(true, true), (true, false), (false, true), (false, false)] {
-                forms.push(Form { math, kv, subgroups, native_f16, inline_merge });
+                forms.push(Form { math, kv, subgroups, native_f16, inline_merge, overlapped: false });
             }
         }
     }
@@ -51,7 +51,12 @@ fn shaders(form: Form) -> Vec<Shader> {
             first_tile: 0,
             stride: 512,
             tokens,
-            knobs: Knobs { threads: 256, tiles: if tokens == 1 && single { 2 } else { 1 }, unroll: 1 },
+            knobs: Knobs {
+                threads: 256,
+                tiles: if tokens == 1 && single { 2 } else { 1 },
+                unroll: 1,
+                teams: 1,
+            },
         }
         .shader(form)
     };
@@ -74,6 +79,35 @@ fn shaders(form: Form) -> Vec<Shader> {
     for shape in attentions() {
         all.extend([shape.shader(form), shape.write_shader(form), shape.merge_shader(form)]);
     }
+    all
+}
+
+/// What a step has whose stages overlap.
+fn overlapping(form: Form) -> Vec<Shader> {
+    let form = Form { overlapped: true, ..form };
+    let gemv = |parts: Vec<Part>, epilogue: Epilogue, norm: bool, knobs: Knobs| {
+        let (take, tail, bias) = (Take::Whole, Tail::None, norm);
+        let norm = norm.then_some((512, 1e-5));
+        let (splits, first_tile, stride, tokens) = (1, 0, 512, 1);
+        Gemv { parts, epilogue, take, tail, splits, norm, bias, first_tile, stride, tokens, knobs }
+            .shader(form)
+    };
+    let mut all = vec![overlap::shader(form)];
+    for ty in Type::ALL.iter().copied().filter(|t| t.is_supported()) {
+        for (threads, tiles, unroll, teams) in [(64, 1, 1, 1), (256, 2, 2, 2)] {
+            let knobs = Knobs { threads, tiles, unroll, teams };
+            all.push(gemv(vec![part(ty, 40, 512)], Epilogue::Residual { scale: 1.0 }, false, knobs));
+            let pair = vec![part(ty, 40, 512), part(Type::Q4_K, 40, 512)];
+            all.push(gemv(pair, Epilogue::Gated(Activation::Silu), true, knobs));
+            let logits = Epilogue::Logits { vocab: 100, scale: 1.0, cap: None };
+            all.push(gemv(vec![part(ty, 100, 512)], logits, true, knobs));
+            let qkv = vec![part(ty, 64, 512), part(Type::F16, 32, 512), part(Type::Q6_K, 32, 512)];
+            all.push(gemv(qkv, Epilogue::Raw, true, Knobs { tiles: 1, ..knobs }));
+        }
+        all.push(Embed { table: part(ty, 40, 512), first_row: 0, vocab: 40, scale: 1.0 }.shader(form));
+    }
+    let decode = attentions().into_iter().filter(|a| a.decode && a.norms != HeadNorms::Whole);
+    all.extend(decode.map(|shape| shape.shader(form)));
     all
 }
 
@@ -149,7 +183,7 @@ fn surroundings(form: Form) -> Vec<Shader> {
     let base = |types: &[Type], epilogue: Epilogue, tokens: usize| {
         let (parts, _) = side_by_side(types.iter().map(|ty| (Layout::new(*ty, 96, 256).unwrap(), 1.0)));
         let norm = (!matches!(epilogue, Epilogue::Residual { .. })).then_some((256, 1e-5));
-        let knobs = Knobs { threads: 256, tiles: 1, unroll: 1 };
+        let knobs = Knobs { threads: 256, tiles: 1, unroll: 1, teams: 1 };
         let (take, tail) = (Take::Whole, Tail::None);
         Gemv {
             parts,
@@ -213,7 +247,9 @@ fn surroundings(form: Form) -> Vec<Shader> {
 fn every_form_is_valid_everywhere() {
     let mut seen = std::collections::HashSet::new();
     for form in forms() {
-        for shader in shaders(form).into_iter().chain(surroundings(form)) {
+        let integers = matches!(form.math, Math::Int16 | Math::Int8);
+        let overlapping = if integers && form.inline_merge { overlapping(form) } else { vec![] };
+        for shader in shaders(form).into_iter().chain(surroundings(form)).chain(overlapping) {
             if seen.insert(shader.source.clone()) {
                 check(&shader, form);
             }

@@ -26,6 +26,9 @@ pub(super) struct Account {
     between_kernels_us: f64,
     /// What is left of the device's time: kernels that share or keep each other from something.
     rest_us: f64,
+    /// What the step is faster by because its stages overlap; the lines above are of one whose stages
+    /// do not.
+    overlap_us: f64,
     /// The whole step on the device.
     gpu_us: f64,
     /// A token by the clock on the wall.
@@ -60,15 +63,17 @@ impl Account {
             })
             .collect();
         let rest_us = profile.gpu_us - between - kernels.iter().map(|l| l.us).sum::<f64>();
+        let gpu_us = profile.gpu_us - profile.overlap_us;
         kernels.sort_by(|a, b| b.us.total_cmp(&a.us));
         Account {
             kernels,
             between_kernels_us: between,
             rest_us,
-            gpu_us: profile.gpu_us,
+            overlap_us: profile.overlap_us,
+            gpu_us,
             wall_us,
             host_record_us: decode.cpu_encode_us_per_token.unwrap_or(0.0),
-            host_waits_us: wall_us - profile.gpu_us,
+            host_waits_us: wall_us - gpu_us,
         }
     }
 
@@ -96,6 +101,9 @@ impl Account {
         };
         line("between kernels", self.between_kernels_us);
         line("what kernels do to each other", self.rest_us);
+        if self.overlap_us != 0.0 {
+            line("stages that overlap", -self.overlap_us);
+        }
         line("device idle", self.host_waits_us);
         line("a token on the wall", self.wall_us);
         out += &format!("recording took the host {:.0} us a token, beside the device\n", self.host_record_us);

@@ -127,6 +127,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         )));
     }
     options.context.get_or_insert(needed);
+    options.profiled = args.profile;
     let mut bench = Bench {
         engine: load::open(&model, &options, false)?,
         history: History::default(),

@@ -135,7 +135,15 @@ impl Lab {
             let bound_to: Vec<wgpu::BindGroup> = caches
                 .iter()
                 .map(|cache| {
-                    let all = [&raw, &turns, &cache.units, &parts, &arrived, &out.numbers, &out.records];
+                    let all = [
+                        &raw,
+                        &turns,
+                        &cache.units,
+                        &parts,
+                        &arrived,
+                        &out.numbers.buffer,
+                        &out.records.buffer,
+                    ];
                     let mut ranges = all.map(Range::from).to_vec();
                     ranges.extend(kernel.has_vectors().then(|| Range::from(&norms)));
                     ranges.extend(cache.scales.as_ref().map(Range::from));
@@ -153,8 +161,9 @@ impl Lab {
                 }
             };
             let us = profile::time(gpu, MANY, |pass| record(pass, &bound_to))? / caches.len() as f64;
-            let records: Vec<[f32; 2]> = read(gpu, &out.records)?;
-            let mut values = Activations::values_of(gpu.form.math, &read(gpu, &out.numbers)?, &records);
+            let records: Vec<[f32; 2]> = read(gpu, &out.records.buffer)?;
+            let mut values =
+                Activations::values_of(gpu.form.math, &read(gpu, &out.numbers.buffer)?, &records);
             values.truncate(groups(spec.heads * spec.head_dim) * GROUP);
             let difference = match &first {
                 None => 0.0,

@@ -1,7 +1,8 @@
 //! Building a program's dispatches: pipelines of the stages' kernels, bound to their buffers.
 
-use super::device::{Gpu, Range};
+use super::device::{Gpu, Pipeline, Range};
 use super::gpu::BATCH;
+use super::overlap::{self, Arena};
 use super::program::{Dispatch, Few, Kind};
 use super::stage::{Attends, Stage, attention, raw_rows, route, routing, score_stride, settle, stream};
 use super::tuning::Tuning;
@@ -11,16 +12,54 @@ use crate::kernels::attention::{self as attention_kernel, Attention};
 use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Tail, Take};
 use crate::kernels::route::Route;
 use crate::kernels::settle::Settle;
-use crate::kernels::{Shader, embed, groups, padded, squares};
+use crate::kernels::{Form, Shader, embed, groups, padded, squares};
 use crate::model::{Branch, Feed, Matrix, Model, Spec};
 use crate::quant::{GROUP, TILE};
 
+/// A part of a buffer; all from its offset on without `bytes`.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) buffer: wgpu::Buffer,
+    pub(super) offset: u64,
+    pub(super) bytes: Option<u64>,
+}
+
+impl From<wgpu::Buffer> for Place {
+    fn from(buffer: wgpu::Buffer) -> Place {
+        Place { buffer, offset: 0, bytes: None }
+    }
+}
+
+impl<'a> From<&'a Place> for Range<'a> {
+    fn from(place: &'a Place) -> Range<'a> {
+        Range { buffer: &place.buffer, offset: place.offset, bytes: place.bytes }
+    }
+}
+
 /// Activations in device memory.
+#[derive(Clone)]
 pub(super) struct Acts {
-    pub(super) numbers: wgpu::Buffer,
-    pub(super) records: wgpu::Buffer,
+    pub(super) numbers: Place,
+    pub(super) records: Place,
     /// Sums of squares, where a norm follows.
-    pub(super) squares: wgpu::Buffer,
+    pub(super) squares: Place,
+}
+
+/// What stages hand on: in a batch always the same memory.
+#[derive(Clone)]
+pub(super) struct Flow {
+    /// The residual stream.
+    pub(super) x: Place,
+    /// Raw query, key and value rows.
+    pub(super) raw: Place,
+    /// Workgroups of attention that have left their part.
+    pub(super) arrived: Place,
+    pub(super) normed: Acts,
+    pub(super) attended: Acts,
+    /// Of a feed-forward layer, or of each of a token's experts.
+    pub(super) hidden: Acts,
+    /// Of the expert that every token takes.
+    pub(super) shared: Acts,
 }
 
 /// A layer's keys and values in device memory.
@@ -62,19 +101,10 @@ pub(super) struct Builder<'a> {
     pub(super) store: &'a Store,
     pub(super) context: usize,
     pub(super) max_splits: usize,
-    pub(super) x: wgpu::Buffer,
-    pub(super) raw: wgpu::Buffer,
     pub(super) parts: wgpu::Buffer,
-    pub(super) arrived: wgpu::Buffer,
     /// Per rope.
     pub(super) turns: Vec<wgpu::Buffer>,
     pub(super) ids: wgpu::Buffer,
-    pub(super) normed: Acts,
-    pub(super) attended: Acts,
-    /// Of a feed-forward layer, or of each of a token's experts.
-    pub(super) hidden: Acts,
-    /// Of the expert that every token takes.
-    pub(super) shared: Acts,
     /// The raw rows of a branch that is yet to be settled.
     pub(super) branch: wgpu::Buffer,
     /// The experts' scores, and the gate of the shared one.
@@ -100,24 +130,54 @@ pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgp
 pub(super) fn acts(gpu: &Gpu, vectors: usize, elements: usize) -> Result<Acts> {
     let bytes = |of_a_group: usize| (BATCH * vectors * groups(elements) * of_a_group) as u64;
     Ok(Acts {
-        numbers: gpu.buffer("activations", bytes(16 * 4), STORAGE)?,
-        records: gpu.buffer("activations", bytes(8), STORAGE)?,
-        squares: gpu.buffer("activations", (BATCH * squares(elements) * 4) as u64, STORAGE)?,
+        numbers: gpu.buffer("activations", bytes(16 * 4), STORAGE)?.into(),
+        records: gpu.buffer("activations", bytes(8), STORAGE)?.into(),
+        squares: gpu.buffer("activations", (BATCH * squares(elements) * 4) as u64, STORAGE)?.into(),
     })
 }
 
 /// The kernel, with fewer tokens or lanes where its workgroup memory exceeds the device's: codebooks
 /// take some.
-pub(super) fn fitting(gpu: &Gpu, mut kernel: Gemv) -> Gemv {
+pub(super) fn fitting(gpu: &Gpu, form: Form, mut kernel: Gemv) -> Gemv {
     let most = gpu.limits.max_compute_workgroup_storage_size as usize;
-    while kernel.shared_bytes() > most {
+    while kernel.shared_bytes(form) > most {
         match (kernel.tokens, kernel.knobs.threads) {
+            _ if kernel.knobs.teams > 1 => {
+                kernel.knobs.teams /= 2;
+                kernel.knobs.threads /= 2;
+            }
             (3.., _) => kernel.tokens /= 2,
             (_, 128..) => kernel.knobs.threads = (kernel.knobs.threads / 2).next_multiple_of(64),
             _ => break,
         }
     }
     kernel
+}
+
+/// How a dispatch gets its pipeline and its buffers: between the device's barriers, or overlapping.
+#[derive(Clone, Copy)]
+pub(super) struct Wiring<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) overlaps: bool,
+    /// Buffers that are bound under their own name all the same.
+    pub(super) common: [Option<&'a wgpu::Buffer>; 2],
+}
+
+impl Wiring<'_> {
+    /// The form of the kernels.
+    fn form(&self) -> Form {
+        Form { overlapped: self.overlaps, ..self.gpu.form }
+    }
+
+    fn bind(&self, pipeline: &Pipeline, ranges: &[Range<'_>]) -> wgpu::BindGroup {
+        match self.overlaps {
+            true => {
+                let common: Vec<_> = self.common.into_iter().flatten().collect();
+                overlap::bind(self.gpu, pipeline, ranges, &common)
+            }
+            false => self.gpu.bind(pipeline, ranges),
+        }
+    }
 }
 
 /// What a product reads and writes beside its matrices.
@@ -132,7 +192,7 @@ struct Around<'a> {
 
 /// The dispatches of a product: one for each slice of its matrices.
 fn products(
-    gpu: &Gpu,
+    wiring: Wiring<'_>,
     slices: &Slices<'_>,
     shape: &Product,
     tokens: usize,
@@ -144,29 +204,36 @@ fn products(
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
     for slice in store.slices(place) {
-        let tuning = Tuning::of(gpu);
-        let mut knobs = tuning.knobs(&slice.parts, &shape.epilogue, &shape.take, tokens);
+        let tuning = Tuning::of(wiring.gpu);
+        let mut knobs = match wiring.overlaps {
+            true => tuning.overlapping(&slice.parts, &shape.epilogue),
+            false => tuning.knobs(&slice.parts, &shape.epilogue, &shape.take, tokens),
+        };
         let (slices, splits) = tuning.cut(&slice.parts, &shape.tail);
         if splits > 1 {
-            knobs = Knobs { threads: slices * TILE, tiles: 1, unroll: 1 };
+            knobs = Knobs { threads: slices * TILE, tiles: 1, unroll: 1, teams: 1 };
         }
         let kernel = fitting(
-            gpu,
-            gpu.table.put(Gemv {
-                parts: slice.parts.clone(),
-                epilogue: shape.epilogue.clone(),
-                take: shape.take,
-                tail: shape.tail.clone(),
-                splits,
-                first_tile: slice.first_tile,
-                stride: shape.stride,
-                norm: shape.norm,
-                bias: shape.bias,
-                tokens,
-                knobs,
-            }),
+            wiring.gpu,
+            wiring.form(),
+            wiring.gpu.table.put(
+                wiring.form(),
+                Gemv {
+                    parts: slice.parts.clone(),
+                    epilogue: shape.epilogue.clone(),
+                    take: shape.take,
+                    tail: shape.tail.clone(),
+                    splits,
+                    first_tile: slice.first_tile,
+                    stride: shape.stride,
+                    norm: shape.norm,
+                    bias: shape.bias,
+                    tokens,
+                    knobs,
+                },
+            ),
         );
-        let pipeline = gpu.pipeline(&kernel.shader(gpu.form))?;
+        let pipeline = wiring.gpu.pipeline(&kernel.shader(wiring.form()))?;
         let w = store.range(slice);
         let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];
         ranges.extend(out);
@@ -174,7 +241,7 @@ fn products(
             ranges.push((&input.squares).into());
         }
         ranges.extend(more);
-        let group = gpu.bind(&pipeline, &ranges);
+        let group = wiring.bind(&pipeline, &ranges);
         made.push(Dispatch { pipeline, group, kind: kind(kernel) });
     }
     Ok(made)
@@ -189,7 +256,7 @@ struct Slices<'a> {
 
 /// The dispatches of the output matrix: of the last token, or of a batch.
 pub(super) fn logits(
-    gpu: &Gpu,
+    wiring: Wiring<'_>,
     store: &Store,
     spec: &Spec,
     place: usize,
@@ -206,11 +273,22 @@ pub(super) fn logits(
     match tokens {
         1 => {
             let around = Around { input: read, out: &out, more: &[] };
-            products(gpu, &slices, &shape, 1, around, Kind::LastLogits)
+            products(wiring, &slices, &shape, 1, around, Kind::LastLogits)
         }
         _ => {
             let around = Around { input: read, out: &out[..1], more: &[] };
-            products(gpu, &slices, &shape, tokens, around, Kind::Gemv)
+            products(wiring, &slices, &shape, tokens, around, Kind::Gemv)
+        }
+    }
+}
+
+impl Flow {
+    /// What a branch has made between its matrices.
+    fn made(&self, branch: Branch) -> &Acts {
+        match branch {
+            Branch::Attention => &self.attended,
+            Branch::Hidden(Feed::Shared { .. }) => &self.shared,
+            Branch::Hidden(Feed::Dense | Feed::Chosen) => &self.hidden,
         }
     }
 }
@@ -220,26 +298,44 @@ impl Builder<'_> {
         &mut self,
         place: usize,
         head: (&Matrix, bool),
-        tokens: usize,
         out: &wgpu::Buffer,
+        flow: &Flow,
+        overlaps: bool,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
-        logits(self.gpu, self.store, spec, place, head, tokens, (&self.normed, out, &self.best))
+        let common = [Some(out), Some(&self.best)];
+        let wiring = Wiring { gpu: self.gpu, overlaps, common };
+        logits(wiring, self.store, spec, place, head, 1, (&flow.normed, out, &self.best))
     }
 
-    /// The dispatches of a stage, for so many tokens a workgroup.
+    /// The dispatches of a stage, for so many tokens a workgroup. With an arena they overlap with those of
+    /// the stages around.
     pub(super) fn stage(
         &mut self,
-        index: usize,
-        stage: &Stage,
-        place: usize,
+        (index, stage, place): (usize, &Stage, usize),
         tokens: usize,
+        flow: &mut Flow,
+        arena: Option<&Arena>,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
+        let before = flow.clone();
+        let overlaps = arena.is_some();
+        if let Some(arena) = arena {
+            arena.renew(flow, stage, spec);
+        }
+        let common = match (stage, arena) {
+            (Stage::Embed { .. }, Some(arena)) => [Some(&self.ids), Some(&arena.buffer)],
+            _ => [None; 2],
+        };
+        let wiring = Wiring { gpu: self.gpu, overlaps, common };
         let norm = |normed: bool| normed.then_some((spec.width, spec.norm_eps));
         let vector = self.vectors[index].as_ref();
-        let Acts { numbers, records, squares } = &self.normed;
+        let Acts { numbers, records, squares } = &flow.normed;
         let read = [Range::from(numbers), records.into(), squares.into()];
+        let slices = Slices { store: self.store, place };
+        let gemv = |shape: Product, input: &Acts, out: &[Range<'_>], more: &[Range<'_>]| {
+            products(wiring, &slices, &shape, tokens, Around { input, out, more }, Kind::Gemv)
+        };
         match stage {
             Stage::Embed { table, .. } => {
                 let mut made = Vec::new();
@@ -250,21 +346,21 @@ impl Builder<'_> {
                         vocab: table.rows,
                         scale: spec.embedding_scale,
                     };
-                    let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
+                    let pipeline = self.gpu.pipeline(&kernel.shader(wiring.form()))?;
                     let w = self.store.range(slice);
                     let mut ranges = vec![w, w, (&self.ids).into()];
                     ranges.extend(vector.map(Range::from));
-                    ranges.push((&self.x).into());
+                    ranges.push((&flow.x).into());
                     ranges.extend(read);
-                    let group = self.gpu.bind(&pipeline, &ranges);
+                    let group = wiring.bind(&pipeline, &ranges);
                     made.push(Dispatch { pipeline, group, kind: Kind::Embed(kernel) });
                 }
                 Ok(made)
             }
             Stage::Qkv { normed, .. } => {
-                let out = [Range::from(&self.raw)];
+                let out = [Range::from(&flow.raw)];
                 let shape = self.product(Epilogue::Raw, raw_rows(spec)[3], norm(*normed), false);
-                self.gemv(place, shape, tokens, &self.normed, &out, &[])
+                gemv(shape, &before.normed, &out, &[])
             }
             Stage::Route { matrices, normed, .. } => {
                 let mut out = vec![Range::from(&self.scores)];
@@ -274,15 +370,15 @@ impl Builder<'_> {
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Route(route), ..shape };
                     let tail = [Range::from(&self.tails), (&self.picks).into()];
-                    return self.gemv(place, shape, tokens, &self.normed, &out, &tail);
+                    return gemv(shape, &before.normed, &out, &tail);
                 }
-                let mut made = self.gemv(place, shape, tokens, &self.normed, &out, &[])?;
+                let mut made = gemv(shape, &before.normed, &out, &[])?;
                 made.push(self.route(route)?);
                 Ok(made)
             }
             Stage::Gated { matrices, feed, normed, .. } => {
                 let Some(up) = matrices.last() else { return Ok(vec![]) };
-                let to = if matches!(feed, Feed::Shared { .. }) { &self.shared } else { &self.hidden };
+                let to = if matches!(feed, Feed::Shared { .. }) { &flow.shared } else { &flow.hidden };
                 let mut out = vec![Range::from(&to.numbers), (&to.records).into()];
                 out.extend(vector.map(Range::from));
                 let epilogue = Epilogue::Gated(spec.activation);
@@ -290,10 +386,10 @@ impl Builder<'_> {
                 let shape = Product { take: self.take(*feed), ..shape };
                 let picks = Range::from(&self.picks);
                 let more = if shape.take == Take::Whole { &[][..] } else { &[picks] };
-                self.gemv(place, shape, tokens, &self.normed, &out, more)
+                gemv(shape, &before.normed, &out, more)
             }
             Stage::Residual { branch, bias, .. } => {
-                let mut out = vec![Range::from(&self.x)];
+                let mut out = vec![Range::from(&flow.x)];
                 out.extend(read);
                 out.extend(vector.map(Range::from));
                 let epilogue = Epilogue::Residual { scale: spec.residual_scale };
@@ -302,41 +398,34 @@ impl Builder<'_> {
                 let chosen = *branch == Branch::Hidden(Feed::Chosen);
                 let take = if chosen { self.take(Feed::Chosen) } else { Take::Whole };
                 let picks = Range::from(&self.picks);
-                let more = if chosen { &[picks][..] } else { &[] };
-                self.gemv(place, Product { take, ..shape }, tokens, self.made(*branch), &out, more)
+                let stream = Range::from(&before.x);
+                let more = [chosen.then_some(picks), overlaps.then_some(stream)];
+                let more: Vec<_> = more.into_iter().flatten().collect();
+                gemv(Product { take, ..shape }, before.made(*branch), &out, &more)
             }
             Stage::Output { branch, settling, .. } => {
                 let shape = self.product(Epilogue::Raw, stream(spec), None, false);
-                let (out, input) = (Range::from(&self.branch), self.made(*branch));
+                let (out, input) = (Range::from(&self.branch), before.made(*branch));
                 let kernel = settle(spec, settling, true);
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Settle(kernel), ..shape };
-                    let mut tail = vec![Range::from(&self.tails), (&self.x).into()];
+                    let mut tail = vec![Range::from(&self.tails), (&flow.x).into()];
                     tail.extend(read);
                     tail.extend(vector.map(Range::from));
-                    return self.gemv(place, shape, tokens, input, &[out], &tail);
+                    return gemv(shape, input, &[out], &tail);
                 }
-                let mut made = self.gemv(place, shape, tokens, input, &[out], &[])?;
-                made.push(self.settle(kernel, vector)?);
+                let mut made = gemv(shape, input, &[out], &[])?;
+                made.push(self.settle(kernel, vector, flow)?);
                 Ok(made)
             }
-            Stage::Settle(settling) => Ok(vec![self.settle(settle(spec, settling, false), vector)?]),
-            Stage::Attention(of) => self.attention(of, vector, tokens == 1),
+            Stage::Settle(settling) => Ok(vec![self.settle(settle(spec, settling, false), vector, flow)?]),
+            Stage::Attention(of) => self.attention(of, vector, tokens == 1, flow, wiring),
             Stage::Logits { .. } => Ok(vec![]),
         }
     }
 
     fn product(&self, epilogue: Epilogue, stride: usize, norm: Option<(usize, f32)>, bias: bool) -> Product {
         Product { epilogue, take: Take::Whole, tail: Tail::None, stride, norm, bias }
-    }
-
-    /// What a branch has made between its matrices.
-    fn made(&self, branch: Branch) -> &Acts {
-        match branch {
-            Branch::Attention => &self.attended,
-            Branch::Hidden(Feed::Shared { .. }) => &self.shared,
-            Branch::Hidden(Feed::Dense | Feed::Chosen) => &self.hidden,
-        }
     }
 
     fn take(&self, feed: Feed) -> Take {
@@ -359,30 +448,24 @@ impl Builder<'_> {
         Ok(Dispatch { pipeline, group, kind: Kind::Route(kernel) })
     }
 
-    fn settle(&self, kernel: Settle, vectors: Option<&wgpu::Buffer>) -> Result<Dispatch> {
+    fn settle(&self, kernel: Settle, vectors: Option<&wgpu::Buffer>, flow: &Flow) -> Result<Dispatch> {
         let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
-        let Acts { numbers, records, squares } = &self.normed;
-        let mut ranges = vec![Range::from(&self.x), (&self.branch).into()];
+        let Acts { numbers, records, squares } = &flow.normed;
+        let mut ranges = vec![Range::from(&flow.x), (&self.branch).into()];
         ranges.extend([numbers, records, squares].map(Range::from));
         ranges.extend(vectors.map(Range::from));
         let group = self.gpu.bind(&pipeline, &ranges);
         Ok(Dispatch { pipeline, group, kind: Kind::Settle(kernel) })
     }
 
-    fn gemv(
+    fn attention(
         &self,
-        place: usize,
-        shape: Product,
-        tokens: usize,
-        input: &Acts,
-        out: &[Range<'_>],
-        more: &[Range<'_>],
+        of: &Attends,
+        vectors: Option<&wgpu::Buffer>,
+        decode: bool,
+        flow: &Flow,
+        wiring: Wiring<'_>,
     ) -> Result<Vec<Dispatch>> {
-        let slices = Slices { store: self.store, place };
-        products(self.gpu, &slices, &shape, tokens, Around { input, out, more }, Kind::Gemv)
-    }
-
-    fn attention(&self, of: &Attends, vectors: Option<&wgpu::Buffer>, decode: bool) -> Result<Vec<Dispatch>> {
         let layer = of.layer;
         let spec = &self.model.plan.spec;
         let shared = self.gpu.limits.max_compute_workgroup_storage_size as usize;
@@ -391,16 +474,16 @@ impl Builder<'_> {
         shape.bias = of.is_biased();
         shape.knobs = shape.knobs.stored_as(self.gpu.form.kv);
         let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
-        let form = self.gpu.form;
+        let form = wiring.form();
         let cache = &self.caches[layer];
-        let (raw, turns, units) = (Range::from(&self.raw), Range::from(turns), Range::from(&cache.units));
+        let (raw, turns, units) = (Range::from(&flow.raw), Range::from(turns), Range::from(&cache.units));
         let scales = cache.scales.as_ref().map(Range::from);
-        let out = [Range::from(&self.attended.numbers), (&self.attended.records).into()];
+        let out = [Range::from(&flow.attended.numbers), (&flow.attended.records).into()];
         let parts = Range::from(&self.parts);
         let mut made = Vec::new();
         let bound = |shader: &Shader, ranges: &[Range<'_>]| -> Result<_> {
             let pipeline = self.gpu.pipeline(shader)?;
-            let group = self.gpu.bind(&pipeline, ranges);
+            let group = wiring.bind(&pipeline, ranges);
             Ok((pipeline, group))
         };
         if !decode {
@@ -412,7 +495,7 @@ impl Builder<'_> {
         }
         let mut ranges = vec![raw, turns, units, parts];
         if form.inline_merge {
-            ranges.push((&self.arrived).into());
+            ranges.push((&flow.arrived).into());
             ranges.extend(out);
         }
         ranges.extend(vectors.map(Range::from));

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::builder::{Acts, STORAGE, acts, fitting, upload_floats};
+use super::builder::{Acts, Place, STORAGE, acts, fitting, upload_floats};
 use super::device::{Gpu, Pipeline, Range};
 use super::stage::{Stage, lower};
 use super::tuning::Tuning;
@@ -16,7 +16,7 @@ use super::upload::spread;
 use crate::kernels::activation::Activation;
 use crate::kernels::gemv::{self, Epilogue, Gemv, Knobs, Part, Tail, Take, row_product};
 use crate::kernels::vector::Activations;
-use crate::kernels::{Math, Shader, padded};
+use crate::kernels::{Form, Math, Shader, padded};
 use crate::model::{Matrix, Model, Random, random_rows};
 use crate::quant::{Layout, TILE};
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ impl Shape {
     /// # Errors
     /// [`Error::Unsupported`] for a type without kernels.
     pub fn label(&self) -> Result<String> {
-        let knobs = Knobs { threads: 64, tiles: 1, unroll: 1 };
+        let knobs = Knobs { threads: 64, tiles: 1, unroll: 1, teams: 1 };
         Ok(kernel(&self.epilogue, &self.parts()?.0, knobs).label())
     }
 
@@ -112,6 +112,7 @@ pub(super) fn copies_of(gpu: &Gpu, bytes: u64, least: u64) -> u64 {
 /// A shape on the device, ready to be timed.
 pub struct Case<'a> {
     pub(super) gpu: &'a Gpu,
+    pub(super) form: Form,
     pub(super) epilogue: Epilogue,
     pub(super) parts: Vec<Part>,
     /// Of one copy of the matrices.
@@ -133,25 +134,27 @@ pub(super) struct Variant {
 
 impl Case<'_> {
     /// Puts a shape's matrices onto the device, at least so many times, with random valid blocks.
-    pub(super) fn new<'a>(gpu: &'a Gpu, shape: &Shape, least: u64) -> Result<Case<'a>> {
+    /// for kernels of a form.
+    pub(super) fn new<'a>(gpu: &'a Gpu, form: Form, shape: &Shape, least: u64) -> Result<Case<'a>> {
         let (parts, bytes) = shape.parts()?;
         if bytes > gpu.weight_binding {
             return Err(Error::Device(format!("{}: {bytes} bytes exceed a binding", shape.label()?)));
         }
-        let own = own(gpu, &shape.epilogue, &parts);
+        let own = own(gpu, form, &shape.epilogue, &parts);
 
         let mut random = Random::new("activations", 0);
         let (rows, cols) = (shape.matrices[0].rows, shape.matrices[0].cols);
         let mut numbers = |n: usize| (0..n).map(|_| random.number()).collect::<Vec<f32>>();
         let x = Activations::from_residual(gpu.form.math, &numbers(cols), &numbers(cols));
         let input = acts(gpu, 1, cols)?;
-        gpu.queue.write_buffer(&input.numbers, 0, &x.stored(gpu.form.math));
-        gpu.queue.write_buffer(&input.records, 0, bytemuck::cast_slice(&x.stored_records()));
+        let write = |to: &Place, bytes: &[u8]| gpu.queue.write_buffer(&to.buffer, 0, bytes);
+        write(&input.numbers, &sent(form, NUMBERS, &x.stored(form.math)));
+        write(&input.records, &sent(form, FLOATS, bytemuck::cast_slice(&x.stored_records())));
         let squares: Vec<f32> = x.records.iter().map(|r| r.squares).collect();
-        gpu.queue.write_buffer(&input.squares, 0, bytemuck::cast_slice(&squares));
+        write(&input.squares, &sent(form, FLOATS, bytemuck::cast_slice(&squares)));
 
         let floats = |n: usize| gpu.buffer("outputs", 4 * n as u64, STORAGE);
-        let into_acts = |a: Acts| [a.numbers, a.records, a.squares];
+        let into_acts = |a: Acts| [a.numbers.buffer, a.records.buffer, a.squares.buffer];
         let outputs = match shape.epilogue {
             Epilogue::Raw => vec![floats(kernel(&shape.epilogue, &parts, own).stride)?],
             Epilogue::Logits { vocab, .. } => vec![floats(vocab)?, floats(2 * vocab.div_ceil(TILE))?],
@@ -161,9 +164,12 @@ impl Case<'_> {
                 [vec![floats(padded(rows))?], into_acts(acts(gpu, 1, rows)?).to_vec(), vec![norm]].concat()
             }
         };
-        let want = want(shape, gpu.form.math, &x);
+        // Where stages overlap, the stream before: zeros.
+        let zeros = upload_floats(gpu, "residual stream", &vec![f32::from_bits(u32::MAX); padded(rows)])?;
+        let stream = matches!(shape.epilogue, Epilogue::Residual { .. }) && form.overlapped;
+        let want = want(shape, form.math, &x);
         let buffers = Case::slots(gpu, shape, (&parts, bytes), least)?;
-        let pipeline = gpu.pipeline(&kernel(&shape.epilogue, &parts, own).shader(gpu.form))?;
+        let pipeline = gpu.pipeline(&kernel(&shape.epilogue, &parts, own).shader(form))?;
         let slot = |(buffer, offset): &(wgpu::Buffer, u64)| {
             let w = Range { buffer, offset: *offset, bytes: Some(bytes) };
             let mut ranges = vec![w, w, (&input.numbers).into(), (&input.records).into()];
@@ -171,10 +177,11 @@ impl Case<'_> {
             if normed(&shape.epilogue) {
                 ranges.push((&input.squares).into());
             }
+            ranges.extend(stream.then_some(Range::from(&zeros)));
             gpu.bind(&pipeline, &ranges)
         };
         let slots = buffers.iter().map(slot).collect();
-        Ok(Case { gpu, epilogue: shape.epilogue.clone(), parts, bytes, own, slots, outputs, want })
+        Ok(Case { gpu, form, epilogue: shape.epilogue.clone(), parts, bytes, own, slots, outputs, want })
     }
 
     /// Copies of the matrices: buffers, and where in them.
@@ -242,12 +249,12 @@ impl Case<'_> {
 
     /// The device can run it.
     pub(super) fn allows(&self, knobs: Knobs) -> bool {
-        allows(self.gpu, &self.kernel(knobs))
+        allows(self.gpu, self.form, &self.kernel(knobs))
     }
 
     /// Compiles those variants whose code is not among `seen`, on all processors.
     pub(super) fn compile(&self, all: &[Knobs], seen: &mut HashSet<String>) -> Result<Vec<Variant>> {
-        let made = all.iter().map(|knobs| (*knobs, self.kernel(*knobs).shader(self.gpu.form)));
+        let made = all.iter().map(|knobs| (*knobs, self.kernel(*knobs).shader(self.form)));
         let new: Vec<(Knobs, Shader)> = made.filter(|(_, s)| seen.insert(s.source.clone())).collect();
         let shaders: Vec<Shader> = new.iter().flat_map(|(_, s)| copies(s, self.codes())).collect();
         self.gpu.compile_ahead(&shaders)?;
@@ -291,10 +298,14 @@ impl Case<'_> {
         gpu.queue.submit([encoder.finish()]);
         let got: Vec<f32> = match self.epilogue {
             Epilogue::Gated(_) => {
-                let records: Vec<[f32; 2]> = read(gpu, &self.outputs[1])?;
-                Activations::values_of(gpu.form.math, &read(gpu, &self.outputs[0])?, &records)
+                let records: Vec<u8> = read(gpu, &self.outputs[1])?;
+                let records = sent(self.form, FLOATS, &records);
+                let records: Vec<[f32; 2]> = bytemuck::pod_collect_to_vec(&records);
+                let numbers = sent(self.form, NUMBERS, &read::<u8>(gpu, &self.outputs[0])?);
+                Activations::values_of(self.form.math, &bytemuck::pod_collect_to_vec(&numbers), &records)
             }
-            _ => read(gpu, &self.outputs[0])?,
+            Epilogue::Logits { .. } => read(gpu, &self.outputs[0])?,
+            _ => bytemuck::pod_collect_to_vec(&sent(self.form, FLOATS, &read::<u8>(gpu, &self.outputs[0])?)),
         };
         let (mut error, mut size) = (0.0, 0.0);
         for (at, want) in &self.want {
@@ -314,29 +325,44 @@ impl Case<'_> {
 }
 
 /// What the engine takes by its rules, for one token.
-pub(super) fn own(gpu: &Gpu, epilogue: &Epilogue, parts: &[Part]) -> Knobs {
-    let knobs = Tuning::of(gpu).knobs(parts, epilogue, &Take::Whole, 1);
-    fitting(gpu, kernel(epilogue, parts, knobs)).knobs
+pub(super) fn own(gpu: &Gpu, form: Form, epilogue: &Epilogue, parts: &[Part]) -> Knobs {
+    let knobs = match form.overlapped {
+        true => Tuning::of(gpu).overlapping(parts, epilogue),
+        false => Tuning::of(gpu).knobs(parts, epilogue, &Take::Whole, 1),
+    };
+    fitting(gpu, form, kernel(epilogue, parts, knobs)).knobs
 }
 
 /// The device can run a kernel of one token that has no tail, whatever its knobs say: they may come
 /// from a file.
-pub(super) fn allows(gpu: &Gpu, kernel: &Gemv) -> bool {
-    let Knobs { threads, tiles, unroll } = kernel.knobs;
+pub(super) fn allows(gpu: &Gpu, form: Form, kernel: &Gemv) -> bool {
+    let Knobs { threads, tiles, unroll, teams } = kernel.knobs;
     // Only rows that lie side by side are computed several tiles at a time.
     let single = kernel.parts.len() == 1 || matches!(kernel.epilogue, Epilogue::Gated(_));
     let most = Tuning::of(gpu).most_threads;
     (1..=MOST_UNROLLED).contains(&unroll)
         && (1..=if single { MOST_OF_A_GROUP } else { 1 }).contains(&tiles)
         && tiles.is_power_of_two()
-        && (64.max(TILE * tiles)..=most).contains(&threads)
-        && threads.is_multiple_of(64)
-        && kernel.shared_bytes() <= gpu.limits.max_compute_workgroup_storage_size as usize
+        && (1..=MOST_TEAMS).contains(&teams)
+        && (64.max(TILE * tiles * teams)..=most).contains(&threads)
+        && threads.is_multiple_of(64 * teams)
+        && kernel.shared_bytes(form) <= gpu.limits.max_compute_workgroup_storage_size as usize
 }
 
 /// More would be more code than any cache for instructions holds.
 const MOST_UNROLLED: usize = 8;
 const MOST_OF_A_GROUP: usize = 4;
+const MOST_TEAMS: usize = 16;
+
+/// What is turned over in words that stages which overlap hand on: see `shaders/overlap.wgsl`.
+const NUMBERS: u8 = 0x80;
+const FLOATS: u8 = 0xff;
+
+/// Bytes as stages of a form hand them on, and back.
+fn sent(form: Form, turned: u8, bytes: &[u8]) -> Vec<u8> {
+    let turned = if form.overlapped { turned } else { 0 };
+    bytes.iter().map(|byte| byte ^ turned).collect()
+}
 
 /// Tiles of a matrix that have rows of their own; the others repeat them.
 fn random_tiles(matrix: &Matrix, layout: &Layout) -> usize {

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use wgpu::{DeviceType, Features};
 
+use super::overlap;
 use super::tune::Table;
 use super::{DeviceChoice, Options};
 use crate::kernels::{Form, Kv, Math, Shader};
@@ -172,7 +173,8 @@ pub fn choose(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
-    pub(super) bindings: Vec<u32>,
+    /// Each binding's number, and whether it is written.
+    pub(super) bindings: Vec<(u32, bool)>,
 }
 
 /// An opened device.
@@ -190,6 +192,8 @@ pub(super) struct Gpu {
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
+    /// Stages of a step can overlap here: see `overlap.rs`.
+    pub(super) overlaps: bool,
     /// What was measured of products here.
     pub(super) table: Table,
     /// The device can say how long a pass takes.
@@ -254,7 +258,7 @@ impl Gpu {
         });
         let limits = device.limits();
         let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        Ok(Gpu {
+        let mut gpu = Gpu {
             binding,
             weight_binding: forms.max_binding.unwrap_or(u64::MAX).min(binding),
             limits,
@@ -264,13 +268,18 @@ impl Gpu {
             memory: memory_bytes(adapter),
             software: info.device_type == DeviceType::Cpu,
             name: info.name,
-            form: Form { math, kv, subgroups, native_f16, inline_merge },
+            form: Form { math, kv, subgroups, native_f16, inline_merge, overlapped: false },
+            overlaps: false,
             table: Table::default(),
             checked: forms.checked,
             clock,
             pipelines: RefCell::default(),
             failure,
-        })
+        };
+        let may = info.backend == wgpu::Backend::Vulkan && inline_merge && !forms.no_overlap;
+        // Only integers leave a word that is never written.
+        gpu.overlaps = may && matches!(math, Math::Int16 | Math::Int8) && overlap::works(&gpu)?;
+        Ok(gpu)
     }
 
     /// The error that has happened, if one has.
@@ -363,7 +372,7 @@ impl Gpu {
             .bindings
             .iter()
             .zip(ranges)
-            .map(|(binding, range)| wgpu::BindGroupEntry {
+            .map(|((binding, _), range)| wgpu::BindGroupEntry {
                 binding: *binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: range.buffer,
@@ -434,8 +443,7 @@ fn compile(device: &wgpu::Device, checked: bool, shader: &Shader) -> Result<Pipe
     if let Some(error) = errors.into_iter().flatten().next() {
         return Err(one_line(&error.to_string()));
     }
-    let bindings = shader.bindings.iter().map(|b| b.0).collect();
-    Ok(Pipeline { pipeline, layout, bindings })
+    Ok(Pipeline { pipeline, layout, bindings: shader.bindings.clone() })
 }
 
 /// A range of a buffer; the whole of it without `bytes`.

@@ -93,11 +93,12 @@ impl GpuEngine {
         let mut store = Store::default();
         let program = Program::plan(&model.plan, &mut store, &gpu)?;
         let (context, mut notes) = super::memory::context(&model.plan.spec, options, &gpu, store.bytes())?;
-        let tune = super::tune::tune(&gpu, &adapter.get_info(), &model, options, progress)?;
+        let form = program.step_form(&store, &gpu, &model.plan.spec);
+        let tune = super::tune::tune(&gpu, &adapter.get_info(), form, &model, options, progress)?;
         notes.extend(tune.notes);
         gpu.table = tune.table;
         store.upload(&gpu, &model.weights, progress)?;
-        let programs = Programs::build(program, &model, store, &gpu, context)?;
+        let programs = Programs::build(program, &model, store, &gpu, context, options.profiled)?;
         let info = Info {
             device: gpu.name.clone(),
             driver: gpu.driver.clone(),
@@ -183,20 +184,23 @@ impl GpuEngine {
         let start = Instant::now();
         let tokens = run.burst.min(run.left).min(MOST);
         let buffer = self.landing()?;
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let first = run.position + 1;
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for _ in 0..tokens {
-                let step = Step::decode(run.position, run.step);
-                self.counters.dispatches += self.programs.record_decode(&mut pass, &step, &run.sampling);
-                run.position += 1;
-                self.kept.wrote(run.position);
-                run.step += 1;
+        let mut steps = Vec::new();
+        for i in 0..tokens {
+            let mut encoder =
+                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let step = Step::decode(run.position, run.step);
+            self.counters.dispatches += self.programs.record_step(&mut encoder, &step, &run.sampling, None);
+            run.position += 1;
+            self.kept.wrote(run.position);
+            run.step += 1;
+            if i + 1 == tokens {
+                let (from, bytes) = (4 * first as u64, 4 * tokens as u64);
+                encoder.copy_buffer_to_buffer(&self.programs.ids, from, &buffer, 0, bytes);
             }
+            steps.push(encoder.finish());
         }
-        encoder.copy_buffer_to_buffer(&self.programs.ids, 4 * first as u64, &buffer, 0, 4 * tokens as u64);
-        let index = self.gpu.queue.submit([encoder.finish()]);
+        let index = self.gpu.queue.submit(steps);
         run.left -= tokens;
         run.flights.push_back(flight(buffer, 4 * tokens as u64, index));
         self.counters.steps += tokens as u64;

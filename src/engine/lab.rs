@@ -12,7 +12,7 @@ use super::device::{Gpu, choose};
 use super::profile::{self, Limits, MANY};
 use super::{DeviceChoice, Options};
 use crate::kernels::gemv::{Gemv, Knobs};
-use crate::kernels::{Kv, Math, loops};
+use crate::kernels::{Form, Kv, Math, loops};
 use crate::quant::TILE;
 use crate::{Error, Result};
 
@@ -81,12 +81,15 @@ impl Lab {
         (&self.gpu.name, &self.gpu.driver)
     }
 
-    /// Puts a shape's matrices onto the device, with random valid blocks.
+    /// Puts a shape's matrices onto the device, with random valid blocks; the kernels are those of stages
+    /// that overlap, if the device has such.
     ///
     /// # Errors
     /// [`Error::Device`] where memory does not suffice or the matrices exceed a binding.
     pub fn case(&self, shape: &Shape) -> Result<Case<'_>> {
-        Case::new(&self.gpu, shape, SLOTS)
+        let (parts, _) = shape.parts()?;
+        let overlapped = self.gpu.overlaps && super::overlap::fits(&self.gpu, &parts);
+        Case::new(&self.gpu, Form { overlapped, ..self.gpu.form }, shape, SLOTS)
     }
 
     /// What a dispatch takes at least by the device's limits, in µs.
@@ -166,16 +169,22 @@ impl Lab {
     }
 }
 
+/// Tiles of a lane, and teams of a workgroup.
+fn shares(case: &Case<'_>) -> Vec<(usize, usize)> {
+    let teams: &[usize] = if case.form.overlapped { &[1, 2, 4, 8] } else { &[1] };
+    teams.iter().flat_map(|teams| [1, 2, 4].map(|tiles| (tiles, *teams))).collect()
+}
+
 /// The lanes and tiles that the device can run, the engine's first, each with the unrolling that
 /// is good for most shapes.
 fn plain_variants(case: &Case<'_>) -> Vec<Knobs> {
     let slices = loops::steps_of(&case.parts[0].layout).next_multiple_of(4);
     let mut made = vec![case.own()];
-    for threads in [case.own().threads, 128, 256, 512, 1024] {
-        for tiles in [1, 2, 4] {
+    for threads in [case.own().threads / case.own().teams, 128, 256, 512, 1024] {
+        for (tiles, teams) in shares(case) {
             let unroll = Gemv::default_unroll(&case.parts, &case.epilogue, tiles);
-            let knobs = Knobs { threads, tiles, unroll };
-            if threads <= slices * TILE && case.allows(knobs) {
+            let knobs = Knobs { threads: threads * teams, tiles, unroll, teams };
+            if knobs.threads <= teams * slices * TILE && case.allows(knobs) {
                 made.push(knobs);
             }
         }

@@ -13,6 +13,7 @@ pub mod gpu;
 mod kept;
 pub mod lab;
 mod memory;
+mod overlap;
 pub mod profile;
 mod program;
 pub mod quality;
@@ -78,6 +79,8 @@ pub struct Forms {
     pub no_f16: bool,
     /// Without memory that workgroups of a dispatch share (`INFER_NO_COHERENT=1`).
     pub no_coherent: bool,
+    /// With the device's barriers between all stages (`INFER_NO_OVERLAP=1`): see `overlap.rs`.
+    pub no_overlap: bool,
     /// With bounds checks in shaders (`INFER_CHECKED=1`).
     pub checked: bool,
     /// The most bytes of weights that a binding may have, below the device's own limit
@@ -93,6 +96,7 @@ impl Forms {
             no_subgroups: on("INFER_NO_SUBGROUPS"),
             no_f16: on("INFER_NO_F16"),
             no_coherent: on("INFER_NO_COHERENT"),
+            no_overlap: on("INFER_NO_OVERLAP"),
             checked: on("INFER_CHECKED"),
             max_binding: std::env::var("INFER_MAX_BINDING").ok().and_then(|v| v.parse().ok()),
         }
@@ -118,6 +122,8 @@ pub struct Options {
     pub forms: Forms,
     /// Whether kernels are tuned to the device; by default not.
     pub tune: tune::Tune,
+    /// [`Engine::profile`] will be called: where stages overlap it needs kernels that do not.
+    pub profiled: bool,
 }
 
 impl Default for Options {
@@ -131,6 +137,7 @@ impl Default for Options {
             threads: None,
             forms: Forms::from_env(),
             tune: tune::Tune::default(),
+            profiled: false,
         }
     }
 }

@@ -40,9 +40,11 @@ pub struct Row {
 pub struct Profile {
     /// Per kernel, in the order of the first call.
     pub rows: Vec<Row>,
-    /// The whole step on the device in µs. The rows' sum differs from it by what kernels share or
-    /// keep each other from.
+    /// The whole step on the device in µs, with barriers between its stages. The rows' sum differs from it
+    /// by what kernels share or keep each other from.
     pub gpu_us: f64,
+    /// What the step is faster by because its stages overlap, in µs; 0 where they do not.
+    pub overlap_us: f64,
 }
 
 /// Times passes on the device.
@@ -72,15 +74,26 @@ impl Clock {
 
     /// Runs a pass; gives its time in µs.
     pub(super) fn run(&self, gpu: &Gpu, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
+        self.stamped(gpu, |encoder, stamps| {
+            let timestamp_writes = Some(stamps);
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            record(&mut encoder.begin_compute_pass(&descriptor));
+        })
+    }
+
+    /// Runs a pass that `record` begins with these stamps; gives its time in µs.
+    fn stamped(
+        &self,
+        gpu: &Gpu,
+        record: impl FnOnce(&mut wgpu::CommandEncoder, wgpu::ComputePassTimestampWrites<'_>),
+    ) -> Result<f64> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: None,
-            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                query_set: &self.queries,
-                beginning_of_pass_write_index: Some(0),
-                end_of_pass_write_index: Some(1),
-            }),
-        }));
+        let stamps = wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(0),
+            end_of_pass_write_index: Some(1),
+        };
+        record(&mut encoder, stamps);
         encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.landing, 0, 16);
         let index = gpu.queue.submit([encoder.finish()]);
@@ -112,7 +125,7 @@ pub(super) fn profile(gpu: &Gpu, programs: &Programs, position: usize) -> Result
     if !gpu.clock {
         return Ok(None);
     }
-    let dispatches: Vec<&Dispatch> = programs.decode_dispatches().collect();
+    let dispatches: Vec<&Dispatch> = programs.apart_dispatches().collect();
     let mut rows: Vec<Row> = Vec::new();
     let mut row_of = Vec::new();
     for d in &dispatches {
@@ -153,7 +166,19 @@ pub(super) fn profile(gpu: &Gpu, programs: &Programs, position: usize) -> Result
     for (row, without) in rows.iter_mut().zip(withouts) {
         row.us = gpu_us - median(without);
     }
-    Ok(Some(Profile { rows, gpu_us }))
+    let overlap_us = match programs.overlaps() {
+        true => {
+            let mut steps = Vec::new();
+            for _ in 0..2 * RUNS {
+                steps.push(clock.stamped(gpu, |encoder, stamps| {
+                    programs.record_step(encoder, &step, &greedy, Some(stamps));
+                })?);
+            }
+            gpu_us - median(steps.split_off(RUNS))
+        }
+        false => 0.0,
+    };
+    Ok(Some(Profile { rows, gpu_us, overlap_us }))
 }
 
 /// Bytes that are read to measure bandwidth: far more than caches hold.

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, KvBuffers, STORAGE, acts, logits, upload_floats};
+use super::builder::{Acts, Builder, Flow, KvBuffers, STORAGE, Wiring, acts, logits, upload_floats};
 use super::device::{Gpu, Pipeline};
 use super::gpu::BATCH;
+use super::overlap::{self, Arena};
 use super::stage::{
     MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride,
     settle_vectors, stream, strided,
@@ -149,6 +150,16 @@ impl Program {
         }
         Ok(Program { stages })
     }
+
+    /// The form of a step's kernels: its stages overlap where all of them can.
+    pub(super) fn step_form(&self, store: &Store, gpu: &Gpu, spec: &Spec) -> Form {
+        let fits = |(stage, place): &(Stage, usize)| match stage {
+            Stage::Embed { .. } | Stage::Attention(_) | Stage::Settle(_) => true,
+            _ => store.slices(*place).iter().all(|slice| overlap::fits(gpu, &slice.parts)),
+        };
+        let suits = overlap::suits(self.stages.iter().map(|s| &s.0), spec);
+        Form { overlapped: gpu.overlaps && suits && self.stages.iter().all(fits), ..gpu.form }
+    }
 }
 
 /// Everything that is recorded, and the buffers it works on.
@@ -159,17 +170,21 @@ pub(super) struct Programs {
     pub(super) kv_bytes: u64,
     pub(super) scratch_bytes: u64,
     decode: Vec<Dispatch>,
+    /// Of a step whose stages do not overlap though they could, for a profile.
+    apart: Vec<Dispatch>,
     batch: Vec<Dispatch>,
     last_logits: Vec<Dispatch>,
     select: Dispatch,
     sample: Option<Dispatch>,
     all_logits: Option<(Vec<Dispatch>, wgpu::Buffer)>,
     store: Store,
+    arena: Option<Arena>,
     /// The output matrix, whether the norm's factor is missing in its input, and its place.
     head: (Matrix, bool, usize),
     spec: Spec,
     normed: Acts,
-    logits: wgpu::Buffer,
+    /// Of the last token.
+    pub(super) logits: wgpu::Buffer,
     best: wgpu::Buffer,
 }
 
@@ -187,7 +202,8 @@ pub fn scratch_bytes(spec: &Spec) -> u64 {
         + 8 * picks(spec)
         + 4 * raw_rows(spec)[3]
         + shape.part_bytes(Kv::F32);
-    (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64
+    let batch = (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64;
+    batch + overlap::bytes(spec)
 }
 
 /// Experts of a token, and one more.
@@ -245,6 +261,7 @@ impl Programs {
         store: Store,
         gpu: &Gpu,
         context: usize,
+        profiled: bool,
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
         // What a batch's splits leave behind is one binding.
@@ -263,19 +280,24 @@ impl Programs {
         let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
         let [[vectors_of, elements], [_, shared]] = hidden(spec);
         let shape = shape(0);
-        let mut builder = Builder {
-            context,
-            max_splits,
-            x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
-            raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?,
-            parts: gpu.buffer("attention", (BATCH * shape.part_bytes(kv)) as u64, STORAGE)?,
-            arrived: gpu.buffer("attention", (BATCH * shape.blocks() * 4) as u64, STORAGE)?,
-            turns: turns.iter().map(upload_turns).collect::<Result<_>>()?,
-            ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
+        let overlaps = program.step_form(&store, gpu, spec).overlapped;
+        let arena = if overlaps { Some(Arena::new(gpu, spec)?) } else { None };
+        let mut of_batch = Flow {
+            x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?.into(),
+            raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?.into(),
+            arrived: gpu.buffer("attention", (BATCH * shape.blocks() * 4) as u64, STORAGE)?.into(),
             normed: acts(gpu, 1, spec.width)?,
             attended: acts(gpu, 1, spec.heads * spec.head_dim)?,
             hidden: acts(gpu, vectors_of, elements)?,
             shared: acts(gpu, 1, shared)?,
+        };
+        let mut of_step = of_batch.clone();
+        let mut builder = Builder {
+            context,
+            max_splits,
+            parts: gpu.buffer("attention", (BATCH * shape.part_bytes(kv)) as u64, STORAGE)?,
+            turns: turns.iter().map(upload_turns).collect::<Result<_>>()?,
+            ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
             branch: gpu.buffer("branch", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
             scores: gpu.buffer("scores", (BATCH * score_stride(spec) * 4) as u64, STORAGE)?,
             picks: gpu.buffer("picks", (BATCH * picks(spec) * 8) as u64, STORAGE)?,
@@ -288,29 +310,40 @@ impl Programs {
             model,
             store: &store,
         };
-        let (mut decode, mut batch, mut last_logits) = (vec![], vec![], vec![]);
+        let (mut decode, mut apart, mut batch, mut last_logits) = (vec![], vec![], vec![], vec![]);
         let mut head = None;
         for (i, (stage, place)) in program.stages.iter().enumerate() {
             if let Stage::Logits { weight, normed } = stage {
                 head = Some((weight.clone(), *normed, *place));
                 let logits = builder.logits.clone();
-                last_logits.extend(builder.logits(*place, (weight, *normed), 1, &logits)?);
+                let head = (weight, *normed);
+                last_logits.extend(builder.logits(*place, head, &logits, &of_batch, false)?);
+                if overlaps && profiled {
+                    apart.extend(builder.logits(*place, head, &logits, &of_batch, false)?);
+                }
+                decode.extend(builder.logits(*place, head, &logits, &of_step, overlaps)?);
             } else {
-                decode.extend(builder.stage(i, stage, *place, 1)?);
-                batch.extend(builder.stage(i, stage, *place, tuning.batch_tokens)?);
+                let stage = (i, stage, *place);
+                decode.extend(builder.stage(stage, 1, &mut of_step, arena.as_ref())?);
+                batch.extend(builder.stage(stage, tuning.batch_tokens, &mut of_batch, None)?);
+                if overlaps && profiled {
+                    apart.extend(builder.stage(stage, 1, &mut of_batch, None)?);
+                }
             }
         }
         let select = Select { vocab: spec.vocab, threads: tuning.most_threads };
         let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
         let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
         let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let Builder { ids, normed, logits, best, .. } = builder;
+        let Builder { ids, logits, best, .. } = builder;
+        let normed = of_batch.normed;
         Ok(Programs {
             ids,
             weight_bytes: store.bytes(),
             kv_bytes,
             scratch_bytes: scratch_bytes(spec) + (turn_bytes + 4 * context) as u64,
             decode,
+            apart,
             batch,
             last_logits,
             select,
@@ -319,6 +352,7 @@ impl Programs {
             head: head.ok_or_else(|| crate::Error::Unsupported("the plan has no logits".to_owned()))?,
             spec: spec.clone(),
             store,
+            arena,
             normed,
             logits,
             best,
@@ -343,7 +377,7 @@ impl Programs {
             let (weight, normed, place) = &self.head;
             let buffers = (&self.normed, &out, &self.best);
             let made = logits(
-                gpu,
+                Wiring { gpu, overlaps: false, common: [None; 2] },
                 &self.store,
                 &self.spec,
                 *place,
@@ -368,27 +402,50 @@ impl Programs {
         step: &Step,
         sampling: &Sampling,
     ) -> u64 {
-        let choice = match &self.sample {
-            Some(sample) if !sampling.is_argmax() => sample,
-            _ => &self.select,
-        };
         record(pass, &self.last_logits, step, sampling)
-            + record(pass, std::slice::from_ref(choice), step, sampling)
+            + record(pass, std::slice::from_ref(self.choice(sampling)), step, sampling)
     }
 
-    /// Records a step of one token; gives the number of dispatches.
-    pub(super) fn record_decode(
+    /// The dispatch that chooses the next token.
+    fn choice(&self, sampling: &Sampling) -> &Dispatch {
+        match &self.sample {
+            Some(sample) if !sampling.is_argmax() => sample,
+            _ => &self.select,
+        }
+    }
+
+    /// Records a step of one token; gives the number of dispatches. A step whose stages overlap should
+    /// have an encoder of its own: in one encoder wgpu sees that steps write to the same names.
+    pub(super) fn record_step(
         &self,
-        pass: &mut wgpu::ComputePass<'_>,
+        encoder: &mut wgpu::CommandEncoder,
         step: &Step,
         sampling: &Sampling,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) -> u64 {
-        record(pass, &self.decode, step, sampling) + self.record_selection(pass, step, sampling)
+        if let Some(arena) = &self.arena {
+            arena.clear(encoder);
+        }
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        record(&mut pass, &self.decode, step, sampling)
+            + record(&mut pass, std::slice::from_ref(self.choice(sampling)), step, sampling)
     }
 
     /// The dispatches of a greedy step of one token, in order.
     pub(super) fn decode_dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        self.decode.iter().chain(&self.last_logits).chain([&self.select])
+        self.decode.iter().chain([&self.select])
+    }
+
+    /// The same of a step whose stages do not overlap: none unless they were asked for.
+    pub(super) fn apart_dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        let step = if self.overlaps() { &self.apart } else { &self.decode };
+        step.iter().chain([&self.select])
+    }
+
+    /// The stages of a step overlap.
+    pub(super) fn overlaps(&self) -> bool {
+        self.arena.is_some()
     }
 
     /// Records the logits after a batch's tokens, all or the last; gives where they are.

@@ -26,7 +26,7 @@ use super::stage::{Stage, lower, settle};
 use super::tuning::Tuning;
 use super::{Options, Progress};
 use crate::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take};
-use crate::kernels::loops;
+use crate::kernels::{Form, loops};
 use crate::model::Model;
 use crate::quant::TILE;
 use crate::{Error, Result};
@@ -111,21 +111,21 @@ pub(super) struct Table(HashMap<String, Knobs>);
 impl Table {
     /// The kernel with the knobs that were measured for its product. Experts, routers and products
     /// whose rows are cut have rules of their own.
-    pub(super) fn put(&self, mut kernel: Gemv) -> Gemv {
+    pub(super) fn put(&self, form: Form, mut kernel: Gemv) -> Gemv {
         let own_rules = kernel.tokens > 1
             || kernel.splits > 1
             || matches!(kernel.take, Take::Chosen { .. })
             || matches!(kernel.tail, Tail::Route(_));
-        if !own_rules && let Some(knobs) = self.0.get(&key(&kernel.epilogue, &kernel.parts)) {
+        if !own_rules && let Some(knobs) = self.0.get(&key(form, &kernel.epilogue, &kernel.parts)) {
             kernel.knobs = *knobs;
         }
         kernel
     }
 }
 
-/// What decides which knobs are fastest on a device: what becomes of the rows, and the matrices. A
-/// norm's factor, a bias and the settling behind are the same work in all variants.
-fn key(epilogue: &Epilogue, parts: &[Part]) -> String {
+/// What decides which knobs are fastest on a device: how stages follow each other, what becomes of the
+/// rows, and the matrices. A norm's factor, a bias and the settling behind are the same work in all variants.
+fn key(form: Form, epilogue: &Epilogue, parts: &[Part]) -> String {
     let what = match epilogue {
         Epilogue::Raw => "rows",
         Epilogue::Residual { .. } => "residual",
@@ -133,7 +133,8 @@ fn key(epilogue: &Epilogue, parts: &[Part]) -> String {
         Epilogue::Logits { .. } => "logits",
     };
     let matrix = |part: &Part| format!(" {}x{} {}", part.layout.rows, part.layout.cols, part.layout.ty);
-    what.to_owned() + &parts.iter().map(matrix).collect::<Vec<_>>().join(",")
+    let how = if form.overlapped { "overlapping " } else { "" };
+    how.to_owned() + what + &parts.iter().map(matrix).collect::<Vec<_>>().join(",")
 }
 
 /// A model's product that can be measured.
@@ -147,7 +148,7 @@ struct Product {
 
 /// The distinct products of a step whose knobs are not cut to a tail, and that fit the device several
 /// times.
-fn products(gpu: &Gpu, model: &Model, options: &Options) -> Result<Vec<Product>> {
+fn products(gpu: &Gpu, form: Form, model: &Model, options: &Options) -> Result<Vec<Product>> {
     let spec = &model.plan.spec;
     let cut = |stage: &Stage| match stage {
         Stage::Route { .. } => Ok(true),
@@ -170,8 +171,8 @@ fn products(gpu: &Gpu, model: &Model, options: &Options) -> Result<Vec<Product>>
     for shape in distinct(shapes.into_iter()) {
         let (parts, bytes) = shape.parts()?;
         if bytes <= gpu.weight_binding && bytes.saturating_mul(copies_of(gpu, bytes, 1)) <= room {
-            let own = own(gpu, &shape.epilogue, &parts);
-            made.push(Product { key: key(&shape.epilogue, &parts), shape, parts, own });
+            let own = own(gpu, form, &shape.epilogue, &parts);
+            made.push(Product { key: key(form, &shape.epilogue, &parts), shape, parts, own });
         }
     }
     Ok(made)
@@ -195,12 +196,13 @@ pub(super) struct Outcome {
 pub(super) fn tune(
     gpu: &Gpu,
     adapter: &wgpu::AdapterInfo,
+    form: Form,
     model: &Model,
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<Outcome> {
     let Tune { when, folder, .. } = &options.tune;
-    let products = products(gpu, model, options)?;
+    let products = products(gpu, form, model, options)?;
     let mut made = Outcome::default();
     made.tuned.products = products.len();
     if *when == When::Never {
@@ -210,7 +212,7 @@ pub(super) fn tune(
     let mut entries = cache.as_ref().map_or_else(Entries::default, Cache::read);
     // What a file says may be of another program, or nobody's: only what this device can run counts.
     for product in &products {
-        let of = |knobs| allows(gpu, &kernel(&product.shape.epilogue, &product.parts, knobs));
+        let of = |knobs| allows(gpu, form, &kernel(&product.shape.epilogue, &product.parts, knobs));
         let sound = entries.get(&product.key).is_some_and(|entry| of(entry.knobs()));
         if *when == When::Always || !sound {
             entries.remove(&product.key);
@@ -219,7 +221,7 @@ pub(super) fn tune(
     let unknown = !gpu.software && !KNOWN.iter().any(|name| gpu.name.contains(name));
     let missing: Vec<&Product> = products.iter().filter(|p| !entries.contains_key(&p.key)).collect();
     if !missing.is_empty() && (*when == When::Always || unknown) {
-        let found = measure(gpu, &missing, &options.tune, &mut made.notes, progress)?;
+        let found = measure((gpu, form), &missing, &options.tune, &mut made.notes, progress)?;
         let some = !found.is_empty();
         entries.extend(found);
         if let Some(cache) = cache.filter(|_| some)
@@ -240,7 +242,7 @@ pub(super) fn tune(
 
 /// Measures products until the time is over.
 fn measure(
-    gpu: &Gpu,
+    (gpu, form): (&Gpu, Form),
     products: &[&Product],
     options: &Tune,
     notes: &mut Vec<String>,
@@ -256,7 +258,7 @@ fn measure(
         if left.is_zero() || start.elapsed() > options.budget * PATIENCE {
             break;
         }
-        match best(gpu, &product.shape, &mut left, progress) {
+        match best((gpu, form), &product.shape, &mut left, progress) {
             Ok(entry) => {
                 found.insert(product.key.clone(), entry);
             }
@@ -274,8 +276,13 @@ fn measure(
 
 /// The fastest knobs of a product. `left` is what there is of the time to measure; compiling does not
 /// count.
-fn best(gpu: &Gpu, shape: &Shape, left: &mut Duration, progress: Progress<'_>) -> Result<Entry> {
-    let case = Case::new(gpu, shape, 1)?;
+fn best(
+    (gpu, form): (&Gpu, Form),
+    shape: &Shape,
+    left: &mut Duration,
+    progress: Progress<'_>,
+) -> Result<Entry> {
+    let case = Case::new(gpu, form, shape, 1)?;
     let mut seen = HashSet::new();
     let mut variants: Vec<Variant> = Vec::new();
     for knobs in candidates(&case) {
@@ -299,8 +306,8 @@ fn best(gpu: &Gpu, shape: &Shape, left: &mut Duration, progress: Progress<'_>) -
 /// Variants around the built-in one, which is the first.
 fn candidates(case: &Case<'_>) -> Vec<Knobs> {
     let own = case.own();
-    let Knobs { threads, tiles, unroll } = own;
-    let half = |n: usize| (n / 2).next_multiple_of(64);
+    let Knobs { threads, tiles, unroll, teams } = own;
+    let half = |n: usize| (n / 2).next_multiple_of(64 * teams);
     let unrolled: Vec<usize> = [1, 2, 4].into_iter().filter(|n| *n != unroll).collect();
     let mut all = vec![
         own,
@@ -308,12 +315,16 @@ fn candidates(case: &Case<'_>) -> Vec<Knobs> {
         Knobs { threads: 2 * threads, ..own },
         Knobs { threads: half(half(threads)), ..own },
         Knobs { tiles: 2 * tiles, unroll: 1, ..own },
-        Knobs { threads: half(threads), tiles: 2 * tiles, unroll: 1 },
+        Knobs { threads: half(threads), tiles: 2 * tiles, unroll: 1, teams },
     ];
+    if case.form.overlapped {
+        all.push(Knobs { threads: 2 * threads, teams: 2 * teams, ..own });
+        all.push(Knobs { threads: threads / 2, teams: teams / 2, ..own });
+    }
     all.extend(unrolled.into_iter().map(|unroll| Knobs { unroll, ..own }));
     // Lanes without a step of their own would only wait.
-    let most = (TILE * loops::steps_of(&case.parts[0].layout)).next_multiple_of(64);
-    all.retain(|knobs| *knobs == own || (knobs.threads <= most && case.allows(*knobs)));
+    let most = |teams| teams * (TILE * loops::steps_of(&case.parts[0].layout)).next_multiple_of(64);
+    all.retain(|knobs| *knobs == own || (knobs.threads <= most(knobs.teams) && case.allows(*knobs)));
     all
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Tuning {
     pub(super) batch_tokens: usize,
 }
 
+/// Workgroups that stages which overlap have at least, as far as there are tiles.
+const WORKGROUPS: usize = 64;
 /// Lanes of a workgroup where there are plenty of workgroups, or tokens.
 const THREADS: usize = 256;
 
@@ -52,7 +54,7 @@ impl Tuning {
     /// not in the caches for instructions costs more than a loop.
     pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, take: &Take, tokens: usize) -> Knobs {
         if tokens > 1 {
-            return Knobs { tiles: 1, threads: THREADS, unroll: 1 };
+            return Knobs { tiles: 1, threads: THREADS, unroll: 1, teams: 1 };
         }
         let mut steps = loops::steps_of(&parts[0].layout);
         let mut tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
@@ -77,6 +79,34 @@ impl Tuning {
             _ => (32, 1, 1),
         };
         let threads = TILE * steps.min(slices).next_multiple_of(4);
-        Knobs { tiles: of_a_group, threads: threads.min(self.most_threads), unroll }
+        Knobs { tiles: of_a_group, threads: threads.min(self.most_threads), unroll, teams: 1 }
+    }
+
+    /// The same where stages overlap, found on an H100. A workgroup brings the activations to its memory,
+    /// and a word that is waited for is looked for by all of them: so they are few and large, several
+    /// tiles at once, and take the weights of few steps into their registers.
+    pub(super) fn overlapping(self, parts: &[Part], epilogue: &Epilogue) -> Knobs {
+        let apart = self.knobs(parts, epilogue, &Take::Whole, 1);
+        let steps = loops::steps_of(&parts[0].layout);
+        let mut tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
+        let books = parts.iter().any(|p| p.layout.ty.book().is_some());
+        let (slices, unroll) = match epilogue {
+            Epilogue::Logits { .. } => return apart,
+            _ if self.software => (8, 1),
+            Epilogue::Gated(_) if books => return apart,
+            Epilogue::Gated(_) => (apart.slices(), 1),
+            Epilogue::Residual { .. } if tiles >= 256 && steps == 64 => (32, 2),
+            _ => (if tiles < 256 { 64 } else { 32 }, 1),
+        };
+        if matches!(epilogue, Epilogue::Gated(_)) {
+            tiles /= parts.len();
+        }
+        let slices = steps.min(slices).next_multiple_of(4);
+        let mut teams = 1;
+        while unroll == 1 && 2 * teams * TILE * slices <= self.most_threads && tiles >= 2 * teams * WORKGROUPS
+        {
+            teams *= 2;
+        }
+        Knobs { tiles: 1, threads: (teams * TILE * slices).min(self.most_threads), unroll, teams }
     }
 }

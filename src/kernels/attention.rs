@@ -292,6 +292,10 @@ impl Attention {
             Pairing::Halves => self.rotated.is_multiple_of(8),
         } && self.head_dim.is_multiple_of(unit.max(8));
         let starts = self.vector_starts();
+        // They are read before the pool is needed, unless what is made of them goes there.
+        let rows_apart = scaled || !aligned;
+        let rows_at_hand = (block + 2) * self.head_dim / if aligned { 4 } else { 1 };
+        let pooled = if form.overlapped && !rows_apart { rows_at_hand } else { 0 };
         // There is never anything to merge.
         let alone = self.max_splits == 1 && form.inline_merge && whole_groups;
         source
@@ -331,7 +335,7 @@ impl Attention {
             .flag("TURNED", self.rotated > 0)
             .flag("VECTORS", self.has_vectors())
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))
-            .set("POOL", weights.div_ceil(4).max(sums).max(shares).max(fresh))
+            .set("POOL", weights.div_ceil(4).max(sums).max(shares).max(fresh).max(pooled))
             .set("WORDS", words)
             .set("PER_WORD", share_word)
             .set("KEY_WORDS", ahead.div_ceil(share_word))
@@ -360,6 +364,12 @@ impl Attention {
             .flag("EARLY", block == 1)
             .flag("ALIGNED", aligned)
             .set("ROW", if aligned { "vec4<f32>" } else { "f32" })
+            .set("ROW_WORD", if aligned { "vec4<u32>" } else { "u32" })
+            .set("ROW_SIZE", if aligned { 4 } else { 1 })
+            .set("ROWS_AT_HAND", rows_at_hand)
+            .set("ROWS", if rows_apart { "rows" } else { "pool" })
+            .flag("ROWS_APART", rows_apart)
+            .set("RECEIVED", if aligned { "received4" } else { "received" })
             .set("TURNS", if aligned { "vec4<f32>" } else { "vec2<f32>" })
             .flag("ALONE", alone);
         source
@@ -369,7 +379,7 @@ impl Attention {
     pub fn shader(&self, form: Form) -> Shader {
         let mut source = self.source(form);
         source.flag("MERGES", form.inline_merge).set("MERGED", "q");
-        let mut bindings = vec![(0, false), (1, false), (2, true), (3, true)];
+        let mut bindings = vec![(0, form.overlapped), (1, false), (2, true), (3, true)];
         if form.inline_merge {
             bindings.extend([(4, true), (5, true), (6, true)]);
         }

@@ -116,6 +116,13 @@ pub enum Tail {
 
 /// The binding of the picks.
 pub const PICKS: u32 = 10;
+/// The binding of the stream before, where stages overlap.
+const STREAM_IN: u32 = 11;
+
+/// Vectors of four words that the numbers of a chunk are, of integers.
+fn number_vectors(math: Math) -> usize {
+    if math == Math::Int8 { 2 } else { 4 }
+}
 
 /// A product of one to three matrices over the same input with a batch of vectors.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,11 +164,25 @@ pub struct Knobs {
     /// Steps of the first matrix's type that are written out in a turn of the loop; for a matrix
     /// of other steps it has as many chunks. [`Gemv::default_unroll`] knows a good number.
     pub unroll: usize,
+    /// Equal parts of a workgroup, each with tiles of its own: they share the activations where a
+    /// workgroup brings them to its memory.
+    pub teams: usize,
+}
+
+impl Knobs {
+    /// Lanes that share a row.
+    pub fn slices(self) -> usize {
+        self.threads / TILE / self.teams
+    }
 }
 
 impl fmt::Display for Knobs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}/{}", self.threads, self.tiles, self.unroll))
+        let Knobs { threads, tiles, unroll, teams } = self;
+        match teams {
+            1 => f.pad(&format!("{threads}/{tiles}/{unroll}")),
+            _ => f.pad(&format!("{threads}/{tiles}/{unroll}/{teams}")),
+        }
     }
 }
 
@@ -245,7 +266,7 @@ impl Gemv {
 
     /// Sums that a workgroup finishes, each of 16 rows.
     fn outs(&self) -> usize {
-        self.knobs.tiles * self.tokens
+        self.knobs.tiles * self.tokens * self.knobs.teams
     }
 
     /// Steps of the first matrix that a turn of the loop should have: enough loads under way at
@@ -263,8 +284,10 @@ impl Gemv {
         self.tokens > 1 || matches!(self.epilogue, Epilogue::Logits { .. })
     }
 
-    /// Bytes of workgroup memory.
-    pub fn shared_bytes(&self) -> usize {
+    /// Bytes of workgroup memory of a form.
+    pub fn shared_bytes(&self, form: Form) -> usize {
+        let chunks = self.parts[0].layout.chunks();
+        let brought = if form.overlapped { 16 * chunks * (number_vectors(form.math) + 1) } else { 0 };
         let sums = self.lane_rows() * self.tokens;
         let types: Vec<Type> = self.parts.iter().map(|p| p.layout.ty).collect();
         let tail = match &self.tail {
@@ -272,7 +295,8 @@ impl Gemv {
             Tail::Settle(_) => Settle::shared_bytes(self.knobs.threads),
             Tail::Route(route) => route.shared_bytes(),
         };
-        book_bytes(&types) + tail + 16 * (sums * 16 * (self.knobs.threads / TILE / 4 + 1) + 12 * sums)
+        let sums = sums * self.knobs.teams;
+        brought + book_bytes(&types) + tail + 16 * (sums * 16 * (self.knobs.slices() / 4 + 1) + 12 * sums)
     }
 
     /// The shader of a form.
@@ -299,6 +323,7 @@ impl Gemv {
         };
         let (residual, gated) = (self.is_residual(), self.is_gated());
         let body = self.body();
+        let numbers = self.parts[0].layout.chunks() * number_vectors(form.math);
         let tiles = |i: usize| if i < self.parts.len() { self.expert_tiles(i) } else { 0 };
         source
             .set("VARIABLES", body.variables)
@@ -307,7 +332,10 @@ impl Gemv {
             .set("THREADS", self.knobs.threads)
             .set("T", self.tokens)
             .set("R", self.lane_rows())
-            .set("TILES_OF_A_GROUP", self.knobs.tiles)
+            .set("TILES_OF_A_GROUP", self.knobs.tiles * self.knobs.teams)
+            .set("TILES_OF_A_TEAM", self.knobs.tiles)
+            .set("TEAMS", self.knobs.teams)
+            .flag("TEAMED", self.knobs.teams > 1)
             .set("TILES", self.output_tiles())
             .set("CHUNKS", self.parts[0].layout.chunks())
             .set("STRIDE", self.stride)
@@ -318,8 +346,13 @@ impl Gemv {
             .set("M2", matrix(2).constant())
             .set("SUMS", sums)
             .set("OUTS", self.outs())
-            .set("PARTIALS", sums * 16 * (self.knobs.threads / TILE / 4 + 1))
-            .set("FOURS", 4 * sums)
+            .set("PARTIALS", self.knobs.teams * sums * 16 * (self.knobs.slices() / 4 + 1))
+            .set("FOURS", 4 * sums * self.knobs.teams)
+            .set("GROUPS", self.cols().div_ceil(GROUP))
+            .set("NUMBERS", numbers)
+            .set("NUMBER_TURNS", numbers.div_ceil(self.knobs.threads))
+            .set("RECORD_TURNS", self.parts[0].layout.chunks().div_ceil(self.knobs.threads))
+            .set("SQUARE_TURNS", (squares(self.cols()) / 4).div_ceil(16))
             .set("TILE0", self.first_tile)
             .set("VOCAB", vocab)
             .set_f32("SCALE0", matrix(0).scale)
@@ -376,6 +409,11 @@ impl Gemv {
             }
             Tail::Route(_) => bindings.extend([12, 18].map(|i| (i, true))),
         }
+        if form.overlapped {
+            // A loop that looks for a word must not look for it once: what waits is bound as written.
+            bindings.iter_mut().for_each(|(i, written)| *written |= matches!(i, 2 | 3 | 9));
+            bindings.extend(residual.then_some((STREAM_IN, true)));
+        }
         let immediates = if self.has_args() { 8 } else { 0 };
         Shader { name: "gemv", source: source.build("gemv.wgsl"), bindings, immediates }
     }
@@ -413,13 +451,39 @@ impl Gemv {
             Some((_, used)) if self.is_gated() => u32(used),
             _ => u32(self.splits),
         };
-        [u32(self.output_tiles().div_ceil(self.knobs.tiles)), tokens.div_ceil(u32(self.tokens)), slots]
+        [
+            u32(self.output_tiles().div_ceil(self.knobs.tiles * self.knobs.teams)),
+            tokens.div_ceil(u32(self.tokens)),
+            slots,
+        ]
     }
 
     /// Groups of a token's input.
     pub fn input_groups(&self) -> usize {
         groups(self.cols())
     }
+}
+
+/// Bytes of workgroup memory that a product of one token takes at least, without a tail.
+pub fn least_shared_bytes(parts: &[Part], form: Form) -> usize {
+    let knobs = Knobs { threads: 64, tiles: 1, unroll: 1, teams: 1 };
+    let epilogue = if parts.len() == 2 { Epilogue::Gated(Activation::Silu) } else { Epilogue::Raw };
+    let parts = parts.to_vec();
+    let (take, tail) = (Take::Whole, Tail::None);
+    let kernel = Gemv {
+        parts,
+        epilogue,
+        take,
+        tail,
+        splits: 1,
+        first_tile: 0,
+        stride: 0,
+        norm: None,
+        bias: false,
+        tokens: 1,
+        knobs,
+    };
+    kernel.shared_bytes(form)
 }
 
 /// Twin of the shader's inner product: a row, as in the file, times activations. `scratch` has

@@ -3,7 +3,7 @@
 
 use super::gemv::{Epilogue, Gemv, Knobs};
 use super::source::wgsl_name;
-use crate::quant::{CHUNK, Layout, TILE, Type};
+use crate::quant::{CHUNK, Layout, Type};
 
 /// How a type's snippet walks a row: `parts` steps a packed block, each of `chunks` chunks of 32.
 /// Types whose steps are equal cover the same chunks in each.
@@ -79,8 +79,8 @@ struct Set {
 impl Gemv {
     /// The loops over a row's steps, for every matrix. A lane's first tile is `tile`.
     pub(super) fn body(&self) -> Body {
-        let Knobs { threads, unroll, .. } = self.knobs;
-        let slices = threads / TILE * self.splits;
+        let Knobs { unroll, .. } = self.knobs;
+        let slices = self.knobs.slices() * self.splits;
         let mut all = Body::default();
         let unit = steps(self.parts[0].layout.ty).chunks;
         let sets = self.sets();

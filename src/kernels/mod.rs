@@ -10,6 +10,7 @@ pub mod attention;
 pub mod embed;
 pub mod gemv;
 pub mod loops;
+pub mod overlap;
 pub mod pack;
 pub mod probe;
 pub mod route;
@@ -125,6 +126,9 @@ pub struct Form {
     pub native_f16: bool,
     /// Workgroups of a dispatch can see each other's writes: attention merges its own splits.
     pub inline_merge: bool,
+    /// A stage's workgroups may run before the stage before has ended, and take what it makes as it
+    /// comes: of one token, in integers.
+    pub overlapped: bool,
 }
 
 /// A shader of one form, ready for a device.

@@ -34,6 +34,8 @@ shaders![
     "mac_levels.wgsl",
     "mac_numbers.wgsl",
     "merge.wgsl",
+    "overlap.wgsl",
+    "overlap_probe.wgsl",
     "pack.wgsl",
     "probe.wgsl",
     "product.wgsl",
@@ -74,6 +76,9 @@ shaders![
     "blocks/mxfp4.wgsl",
     "blocks/nvfp4.wgsl",
 ];
+
+/// How often a lane looks for a word of the stage before until it gives up: about half a second.
+const POLLS: u32 = 1 << 19;
 
 /// Types whose signs are seven bits of eight: their shaders look the masks up.
 fn has_even_signs(ty: Type) -> bool {
@@ -118,6 +123,7 @@ impl Source {
         let mut source = Source::default();
         source.flag(flag, true).flag("INTEGER", matches!(form.math, Math::Int16 | Math::Int8));
         source.set("STEPS", format_args!("{:.1}", form.math.steps()));
+        source.flag("OVERLAPPED", form.overlapped).set("POLLS", POLLS);
         source.flag("SUBGROUPS", form.subgroups).set("ACT", activations);
         source
     }

@@ -243,7 +243,7 @@ impl Experts<'_> {
 /// tile or a chunk, inputs that end within a chunk.
 fn cases() -> Vec<Case> {
     use Activation::{ClampedSwish, Gelu, Silu};
-    let knobs = |threads, tiles, unroll| Knobs { threads, tiles, unroll };
+    let knobs = |threads, tiles, unroll| Knobs { threads, tiles, unroll, teams: 1 };
     let case = |ty, (count, used), shape, tokens, activation, knobs| Case {
         ty,
         count,

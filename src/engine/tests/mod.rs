@@ -3,6 +3,7 @@
 mod attention;
 mod epilogues;
 mod experts;
+mod overlap;
 mod products;
 mod sampling;
 mod settle;

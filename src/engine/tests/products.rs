@@ -47,7 +47,7 @@ fn packing_round_trips_on_the_device() {
 }
 
 pub(super) fn knobs(threads: usize, tiles: usize, unroll: usize) -> Knobs {
-    Knobs { threads, tiles, unroll }
+    Knobs { threads, tiles, unroll, teams: 1 }
 }
 
 /// The epsilon of the norm before.

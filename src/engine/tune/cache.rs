@@ -68,6 +68,7 @@ pub(super) struct Entry {
     threads: usize,
     tiles: usize,
     unroll: usize,
+    teams: usize,
     /// A dispatch, in µs. For people.
     us: f64,
     /// By the built-in rules.
@@ -76,13 +77,13 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(knobs: Knobs, us: f64, built_in_us: f64) -> Entry {
-        let Knobs { threads, tiles, unroll } = knobs;
-        Entry { threads, tiles, unroll, us, built_in_us }
+        let Knobs { threads, tiles, unroll, teams } = knobs;
+        Entry { threads, tiles, unroll, teams, us, built_in_us }
     }
 
     /// The knobs, as they stand in the file.
     pub(super) fn knobs(&self) -> Knobs {
-        Knobs { threads: self.threads, tiles: self.tiles, unroll: self.unroll }
+        Knobs { threads: self.threads, tiles: self.tiles, unroll: self.unroll, teams: self.teams }
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
     }
 
     fn entries() -> Entries {
-        let entry = |threads| Entry::new(Knobs { threads, tiles: 1, unroll: 2 }, 1.25, 1.5);
+        let entry = |threads| Entry::new(Knobs { threads, tiles: 1, unroll: 2, teams: 1 }, 1.25, 1.5);
         [("rows".to_owned(), entry(64)), ("gated".to_owned(), entry(128))].into()
     }
 

@@ -19,6 +19,11 @@ fn gpu() -> (Gpu, Options) {
     (Gpu::open(&choose(&DeviceChoice::Gpu).unwrap().unwrap(), &options).unwrap(), options)
 }
 
+/// The form of the demo's steps.
+fn of_step(gpu: &Gpu) -> Form {
+    Form { overlapped: gpu.overlaps, ..gpu.form }
+}
+
 fn demo() -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo.gguf");
     Model::from_file(File::open(&path).unwrap()).unwrap()
@@ -28,29 +33,26 @@ fn demo() -> Model {
 fn steps(gpu: &Gpu, model: &Model) -> (Vec<(String, Knobs)>, Vec<f32>) {
     let mut store = Store::default();
     let program = Program::plan(&model.plan, &mut store, gpu).unwrap();
+    let form = program.step_form(&store, gpu, &model.plan.spec);
     store.upload(gpu, &model.weights, &mut |_, _| ControlFlow::Continue(())).unwrap();
-    let programs = Programs::build(program, model, store, gpu, 32).unwrap();
+    let programs = Programs::build(program, model, store, gpu, 32, false).unwrap();
     let knobs = programs.decode_dispatches().filter_map(|d| match &d.kind {
-        Kind::Gemv(k) | Kind::LastLogits(k) => Some((key(&k.epilogue, &k.parts), k.knobs)),
+        Kind::Gemv(k) | Kind::LastLogits(k) => Some((key(form, &k.epilogue, &k.parts), k.knobs)),
         _ => None,
     });
     gpu.queue.write_buffer(&programs.ids, 0, bytemuck::bytes_of(&7u32));
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    let logits = {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        let greedy = Sampling::greedy();
-        (0..8).for_each(|i| _ = programs.record_decode(&mut pass, &Step::decode(i, 0), &greedy));
-        programs.record_logits(&mut pass, &Step::decode(7, 0), false)
-    };
+    let greedy = Sampling::greedy();
+    (0..8).for_each(|i| _ = programs.record_step(&mut encoder, &Step::decode(i, 0), &greedy, None));
     gpu.queue.submit([encoder.finish()]);
-    (knobs.collect(), read(gpu, logits).unwrap())
+    (knobs.collect(), read(gpu, &programs.logits).unwrap())
 }
 
 #[test]
 fn kernels_have_the_knobs_that_were_measured() {
     let (mut gpu, options) = gpu();
     let model = demo();
-    let products = products(&gpu, &model, &options).unwrap();
+    let products = products(&gpu, of_step(&gpu), &model, &options).unwrap();
     assert!(products.len() >= 4);
     let (before, want) = steps(&gpu, &model);
     for product in &products {
@@ -60,8 +62,10 @@ fn kernels_have_the_knobs_that_were_measured() {
     let mut differs = 0.0f64;
     for (threads, unroll) in [(64, 3), (128, 1), (256, 4)] {
         for product in &products {
-            let other = |tiles| Knobs { threads, tiles, unroll };
-            let of = |knobs: &Knobs| allows(&gpu, &kernel(&product.shape.epilogue, &product.parts, *knobs));
+            let other = |tiles| Knobs { threads, tiles, unroll, teams: 1 };
+            let of = |knobs: &Knobs| {
+                allows(&gpu, of_step(&gpu), &kernel(&product.shape.epilogue, &product.parts, *knobs))
+            };
             let knobs = [4, 2, 1].map(other).into_iter().find(of).unwrap();
             gpu.table.0.insert(product.key.clone(), knobs);
         }
@@ -85,11 +89,11 @@ fn kernels_have_the_knobs_that_were_measured() {
 fn other_products_keep_their_rules() {
     let (gpu, options) = gpu();
     let model = demo();
-    let product = products(&gpu, &model, &options).unwrap().into_iter().next().unwrap();
+    let product = products(&gpu, of_step(&gpu), &model, &options).unwrap().into_iter().next().unwrap();
     let plain = kernel(&product.shape.epilogue, &product.parts, product.own);
-    let knobs = Knobs { threads: 64, tiles: 1, unroll: 7 };
+    let knobs = Knobs { threads: 64, tiles: 1, unroll: 7, teams: 1 };
     let table = Table([(product.key, knobs)].into());
-    assert_eq!(table.put(plain.clone()).knobs, knobs);
+    assert_eq!(table.put(of_step(&gpu), plain.clone()).knobs, knobs);
     let routing = Routing { count: 8, used: 2, normalised: true, scale: 1.0 };
     let others = [
         Gemv { tokens: 4, ..plain.clone() },
@@ -100,15 +104,15 @@ fn other_products_keep_their_rules() {
         Gemv { epilogue: Epilogue::Residual { scale: 1.0 }, ..plain },
     ];
     for other in others {
-        assert_eq!(table.put(other.clone()).knobs, product.own, "{}", other.label());
+        assert_eq!(table.put(of_step(&gpu), other.clone()).knobs, product.own, "{}", other.label());
     }
 }
 
 #[test]
 fn candidates_begin_with_the_rules_and_can_be_run() {
     let (gpu, options) = gpu();
-    for product in products(&gpu, &demo(), &options).unwrap() {
-        let case = Case::new(&gpu, &product.shape, 1).unwrap();
+    for product in products(&gpu, of_step(&gpu), &demo(), &options).unwrap() {
+        let case = Case::new(&gpu, of_step(&gpu), &product.shape, 1).unwrap();
         let all = candidates(&case);
         assert_eq!(all[0], product.own);
         let distinct: HashSet<Knobs> = all.iter().copied().collect();
@@ -124,17 +128,26 @@ fn candidates_begin_with_the_rules_and_can_be_run() {
 fn no_time_measures_nothing_and_an_interruption_ends_it() {
     let (gpu, options) = gpu();
     let model = demo();
-    let all = products(&gpu, &model, &options).unwrap();
+    let all = products(&gpu, of_step(&gpu), &model, &options).unwrap();
     let all: Vec<&Product> = all.iter().collect();
     let mut notes = Vec::new();
     let none = Tune { budget: Duration::ZERO, ..Tune::default() };
-    let found = measure(&gpu, &all, &none, &mut notes, &mut |_, _| panic!("nothing is begun"));
+    let found =
+        measure((&gpu, of_step(&gpu)), &all, &none, &mut notes, &mut |_, _| panic!("nothing is begun"));
     assert!(found.unwrap().is_empty() && notes.is_empty());
     // A product that is begun is finished, and no other is begun.
     let least = Tune { budget: Duration::from_micros(1), ..Tune::default() };
-    let found = measure(&gpu, &all, &least, &mut notes, &mut |_, _| ControlFlow::Continue(()));
+    let found =
+        measure((&gpu, of_step(&gpu)), &all, &least, &mut notes, &mut |_, _| ControlFlow::Continue(()));
     assert_eq!(found.unwrap().len(), 1, "{notes:?}");
-    let stopped = measure(&gpu, &all, &Tune::default(), &mut notes, &mut |_, _| ControlFlow::Break(()));
+    let stopped =
+        measure(
+            (&gpu, of_step(&gpu)),
+            &all,
+            &Tune::default(),
+            &mut notes,
+            &mut |_, _| ControlFlow::Break(()),
+        );
     assert!(matches!(stopped, Err(Error::Interrupted)));
 }
 
@@ -179,7 +192,8 @@ fn an_unknown_gpu_is_measured_bit_by_bit() {
     let budget = Duration::from_micros(1);
     options.tune = Tune { when: When::Auto, folder: Some(folder.path().to_owned()), budget, say: None };
     let measured = |gpu: &Gpu, options: &Options| {
-        let made = tune(gpu, &adapter, &model, options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let made = tune(gpu, &adapter, of_step(gpu), &model, options, &mut |_, _| ControlFlow::Continue(()))
+            .unwrap();
         assert!(made.notes.is_empty(), "{:?}", made.notes);
         assert_eq!(made.table.0.len(), made.tuned.measured);
         made.tuned.measured

@@ -120,26 +120,35 @@ var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
 #endif
 #if OVERLAPPED
 // The activations, brought to workgroup memory as they come: a lane asks for all of its share at once, and
-// again for what was not there. Nobody makes the groups of the padding: they are 0.
+// again for what was not there. Nobody makes the groups of the padding: they are 0. If one lane gives up, no
+// sum of the workgroup is a number.
+var<workgroup> gave_up: atomic<u32>;
 const GROUPS: u32 = ${GROUPS}u;
 const NUMBERS: u32 = ${NUMBERS}u; // vectors of a token
 const MADE: u32 = NUMBERS / CHUNKS * GROUPS / 2u; // of them
+const UNMADE: vec4<u32> = vec4<u32>(0xffffffffu); // is 0 when it is received
 var<workgroup> numbers: array<vec4<u32>, NUMBERS>;
 var<workgroup> records: array<vec4<f32>, CHUNKS>;
 fn number_at(k: u32) -> vec4<u32> { return xq[min(k, MADE - 1u)]; }
-// All bits of what nobody makes are set, which is 0 when it is received.
 fn record_at(k: u32) -> vec4<u32> {
   let at = min(k, CHUNKS - 1u);
-  return xm[at] | select(vec4<u32>(0u), vec4<u32>(0xffffffffu), vec4<u32>(2u * at) + vec4<u32>(0u, 0u, 1u, 1u) >= vec4<u32>(GROUPS));
+#if PADDED
+  return select(xm[at], UNMADE, vec4<u32>(2u * at) + vec4<u32>(0u, 0u, 1u, 1u) >= vec4<u32>(GROUPS));
+#else
+  return xm[at];
+#endif
 }
 #if NORM
 fn squares_at(k: u32) -> vec4<u32> {
   let at = min(k, SQUARES - 1u);
-  return squares_in[at] | select(vec4<u32>(0u), vec4<u32>(0xffffffffu), vec4<u32>(4u * at) + vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(GROUPS));
+#if SQUARES_PADDED
+  return select(squares_in[at], UNMADE, vec4<u32>(4u * at) + vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(GROUPS));
+#else
+  return squares_in[at];
+#endif
 }
 #endif
-// False where a lane gives up.
-fn bring(lid: u32) -> bool {
+fn bring(lid: u32) {
   var there = true;
   var n: array<vec4<u32>, ${NUMBER_TURNS}>;
   var m: array<vec4<u32>, ${RECORD_TURNS}>;
@@ -152,13 +161,16 @@ fn bring(lid: u32) -> bool {
 #repeat k NUMBER_TURNS
   for (var p = 0u; p < POLLS && any(n[${k}u] == vec4<u32>(0u)); p++) { n[${k}u] = number_at(lid + ${k}u * THREADS); }
   there = there && all(n[${k}u] != vec4<u32>(0u));
-  if lid + ${k}u * THREADS < NUMBERS { numbers[lid + ${k}u * THREADS] = select(vec4<u32>(0u), n[${k}u] ^ vec4<u32>(0x80808080u), lid + ${k}u * THREADS < MADE); }
+#if PADDED
+  if lid + ${k}u * THREADS >= MADE { n[${k}u] = vec4<u32>(0x80808080u); }
+#endif
+  if lid + ${k}u * THREADS < NUMBERS { numbers[lid + ${k}u * THREADS] = n[${k}u] ^ vec4<u32>(0x80808080u); }
 #end
 #repeat k RECORD_TURNS
   for (var p = 0u; p < POLLS && any(m[${k}u] == vec4<u32>(0u)); p++) { m[${k}u] = record_at(lid + ${k}u * THREADS); }
   if lid + ${k}u * THREADS < CHUNKS { records[lid + ${k}u * THREADS] = received4(m[${k}u]); }
 #end
-  return there;
+  if !there { atomicStore(&gave_up, 1u); }
 }
 #endif
 #include "product.wgsl"
@@ -264,6 +276,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #if OVERLAPPED
   // Weights are there whatever the stage before does.
 ${VARIABLES}${FETCHES}
+  if lid == 0u { atomicStore(&gave_up, 0u); }
+  workgroupBarrier();
 #endif
   // What the end needs is asked for now, so that it is under way together with the rest.
 #if RESIDUAL
@@ -309,8 +323,13 @@ ${VARIABLES}${FETCHES}
   }
 #endif
 #if OVERLAPPED
-  if !bring(lid) { acc[0] = bitcast<f32>(0x7fc00000u); }
+  bring(lid);
   workgroupBarrier();
+  if atomicLoad(&gave_up) != 0u {
+#repeat k SUMS
+    acc[${k}u] = bitcast<f32>(0x7fc00000u);
+#end
+  }
 #else
 ${VARIABLES}${FETCHES}
 #endif

@@ -5,7 +5,7 @@
 @group(0) @binding(0) @coherent var<storage, read_write> before: array<u32>; // (WORKGROUPS), 0 where nothing is yet
 @group(0) @binding(1) var<storage, read_write> after: array<u32>;            // the same
 
-const THREADS: u32 = 64u;
+const THREADS: u32 = 256u;
 const WORKGROUPS: u32 = ${WORKGROUPS}u;
 var<workgroup> words: array<u32, THREADS>;
 
@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   if lid == 0u {
     var same = true;
     for (var i = 1u; i < THREADS; i++) { same = same && words[i] == words[0]; }
-    // Not 0 where one has given up: the stages behind need not give up in turn.
-    after[wg.x] = select(0xffffffffu, words[0] + 1u, same && words[0] != 0u);
+    // Where one has given up, not 0 either: the stages behind need not give up in turn.
+    after[wg.x] = select(0xffffffffu, words[0] + 1u, same && words[0] != 0u && words[0] != 0xffffffffu);
   }
 }

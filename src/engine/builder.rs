@@ -178,6 +178,14 @@ impl Wiring<'_> {
             false => self.gpu.bind(pipeline, ranges),
         }
     }
+
+    /// A stage of two forms, of which a step takes one.
+    fn bind_both(&self, pipelines: [&Pipeline; 2], ranges: &[Range<'_>]) -> [wgpu::BindGroup; 2] {
+        match self.overlaps {
+            true => overlap::bind_both(self.gpu, pipelines, ranges),
+            false => pipelines.map(|pipeline| self.gpu.bind(pipeline, ranges)),
+        }
+    }
 }
 
 /// What a product reads and writes beside its matrices.
@@ -500,15 +508,16 @@ impl Builder<'_> {
         }
         ranges.extend(vectors.map(Range::from));
         ranges.extend(scales);
-        let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
-        let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
+        let pipeline = self.gpu.pipeline(&shape.shader(form))?;
+        let (group, few) = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {
                 let knobs = attention_kernel::Knobs::of(1, spec.head_dim).stored_as(form.kv);
                 let shape = Attention { knobs, max_splits: 1, ..shape.clone() };
-                let (pipeline, group) = bound(&shape.shader(form), &ranges)?;
-                Some(Few { pipeline, group, shape })
+                let few = self.gpu.pipeline(&shape.shader(form))?;
+                let [group, of_few] = wiring.bind_both([&pipeline, &few], &ranges);
+                (group, Some(Few { pipeline: few, group: of_few, shape }))
             }
-            false => None,
+            false => (wiring.bind(&pipeline, &ranges), None),
         };
         made.push(Dispatch { pipeline, group, kind: Kind::Attention(shape.clone(), few) });
         if !form.inline_merge {

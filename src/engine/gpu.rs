@@ -246,6 +246,14 @@ impl GpuEngine {
     }
 }
 
+impl Drop for GpuEngine {
+    /// Nothing is under way when buffers go: those of stages that overlap have two names, and the second
+    /// must not be the last to hold the first (`overlap.rs`).
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Asks for the first bytes of a buffer that a submission copies to.
 fn flight(buffer: wgpu::Buffer, bytes: u64, index: wgpu::SubmissionIndex) -> Flight {
     let (sender, mapped) = channel();

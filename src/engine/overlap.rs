@@ -115,6 +115,29 @@ pub(super) fn bind(
     ranges: &[Range<'_>],
     common: &[&wgpu::Buffer],
 ) -> wgpu::BindGroup {
+    let names = names(gpu, pipeline, ranges, common);
+    gpu.bind(pipeline, &named(ranges, &names))
+}
+
+/// The same for a stage of two forms, of which a step takes one: steps that follow each other see the same
+/// names in both.
+pub(super) fn bind_both(gpu: &Gpu, pipelines: [&Pipeline; 2], ranges: &[Range<'_>]) -> [wgpu::BindGroup; 2] {
+    let names = names(gpu, pipelines[0], ranges, &[]);
+    pipelines.map(|pipeline| gpu.bind(pipeline, &named(ranges, &names)))
+}
+
+fn named<'a>(ranges: &[Range<'_>], names: &'a [wgpu::Buffer]) -> Vec<Range<'a>> {
+    let name =
+        |(r, buffer): (&Range<'_>, &'a wgpu::Buffer)| Range { buffer, offset: r.offset, bytes: r.bytes };
+    ranges.iter().zip(names).map(name).collect()
+}
+
+fn names(
+    gpu: &Gpu,
+    pipeline: &Pipeline,
+    ranges: &[Range<'_>],
+    common: &[&wgpu::Buffer],
+) -> Vec<wgpu::Buffer> {
     let mut names: Vec<wgpu::Buffer> = Vec::new();
     for (i, ((_, written), range)) in pipeline.bindings.iter().zip(ranges).enumerate() {
         // One name a stage and buffer: each costs the host time at every step.
@@ -125,8 +148,7 @@ pub(super) fn bind(
             _ => other_name(gpu, range.buffer),
         });
     }
-    let ranges: Vec<_> = ranges.iter().zip(&names).map(|(r, buffer)| Range { buffer, ..*r }).collect();
-    gpu.bind(pipeline, &ranges)
+    names
 }
 
 /// The same memory as a buffer that wgpu tracks by itself; the buffer itself where that is not possible.
@@ -164,6 +186,8 @@ pub(super) fn works(gpu: &Gpu) -> Result<bool> {
     let mut zeros = vec![0u32; words.size() as usize / 4];
     zeros[..row as usize / 4].fill(1);
     gpu.queue.write_buffer(&words, 0, bytemuck::cast_slice(&zeros));
+    // By its own: wgpu sees no reason to put what follows behind it in one submission.
+    gpu.queue.submit([]);
     let groups: Vec<_> = (0..stages).map(|s| bind(gpu, &pipeline, &[line(s), line(s + 1)], &[])).collect();
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     {

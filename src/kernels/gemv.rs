@@ -324,6 +324,7 @@ impl Gemv {
         let (residual, gated) = (self.is_residual(), self.is_gated());
         let body = self.body();
         let numbers = self.parts[0].layout.chunks() * number_vectors(form.math);
+        let made = self.cols().div_ceil(GROUP);
         let tiles = |i: usize| if i < self.parts.len() { self.expert_tiles(i) } else { 0 };
         source
             .set("VARIABLES", body.variables)
@@ -348,7 +349,9 @@ impl Gemv {
             .set("OUTS", self.outs())
             .set("PARTIALS", self.knobs.teams * sums * 16 * (self.knobs.slices() / 4 + 1))
             .set("FOURS", 4 * sums * self.knobs.teams)
-            .set("GROUPS", self.cols().div_ceil(GROUP))
+            .set("GROUPS", made)
+            .flag("PADDED", made < 2 * self.parts[0].layout.chunks())
+            .flag("SQUARES_PADDED", made < squares(self.cols()))
             .set("NUMBERS", numbers)
             .set("NUMBER_TURNS", numbers.div_ceil(self.knobs.threads))
             .set("RECORD_TURNS", self.parts[0].layout.chunks().div_ceil(self.knobs.threads))

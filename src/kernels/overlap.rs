@@ -4,7 +4,7 @@
 use super::source::Source;
 use super::{Form, Shader};
 
-/// Workgroups of a stage: more than run at once on any device.
+/// Workgroups of a stage, of 256 lanes: some times what the largest devices run at once.
 pub const WORKGROUPS: u32 = 4096;
 
 /// The shader: a stage.

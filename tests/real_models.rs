@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use infer::engine::device::list;
@@ -353,7 +354,11 @@ fn against_cpu(name: &str, path: &Path, way: &Way) {
     ));
 }
 
+/// Some drivers fail where a thread opens a device while another closes its own.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn numbers(name: &str, way: &Way) {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(path) = fetched(name) else { return };
     let Some(golden) = golden(name, way.name) else {
         return against_cpu(name, &path, way);

@@ -128,12 +128,18 @@ pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgp
 
 /// Activations of so many vectors of a token.
 pub(super) fn acts(gpu: &Gpu, vectors: usize, elements: usize) -> Result<Acts> {
-    let bytes = |of_a_group: usize| (BATCH * vectors * groups(elements) * of_a_group) as u64;
+    let [numbers, records, squares] = words_of(elements);
+    let buffer = |words: usize| gpu.buffer("activations", (BATCH * words * 4) as u64, STORAGE);
     Ok(Acts {
-        numbers: gpu.buffer("activations", bytes(16 * 4), STORAGE)?.into(),
-        records: gpu.buffer("activations", bytes(8), STORAGE)?.into(),
-        squares: gpu.buffer("activations", (BATCH * squares(elements) * 4) as u64, STORAGE)?.into(),
+        numbers: buffer(vectors * numbers)?.into(),
+        records: buffer(vectors * records)?.into(),
+        squares: buffer(squares)?.into(),
     })
+}
+
+/// Words of a vector's activations: at most 16 of a group, two of its record, a sum of squares.
+pub(super) fn words_of(elements: usize) -> [usize; 3] {
+    [groups(elements) * 16, groups(elements) * 2, squares(elements)]
 }
 
 /// The kernel, with fewer tokens or lanes where its workgroup memory exceeds the device's: codebooks
@@ -213,10 +219,7 @@ fn products(
     let mut made = Vec::new();
     for slice in store.slices(place) {
         let tuning = Tuning::of(wiring.gpu);
-        let mut knobs = match wiring.overlaps {
-            true => tuning.overlapping(&slice.parts, &shape.epilogue),
-            false => tuning.knobs(&slice.parts, &shape.epilogue, &shape.take, tokens),
-        };
+        let mut knobs = tuning.knobs(wiring.form(), &slice.parts, &shape.epilogue, &shape.take, tokens);
         let (slices, splits) = tuning.cut(&slice.parts, &shape.tail);
         if splits > 1 {
             knobs = Knobs { threads: slices * TILE, tiles: 1, unroll: 1, teams: 1 };

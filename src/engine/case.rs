@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::builder::{Acts, Place, STORAGE, acts, fitting, upload_floats};
-use super::device::{Gpu, Pipeline, Range};
+use super::device::{ALIGN, Gpu, Pipeline, Range};
 use super::stage::{Stage, lower};
 use super::tuning::Tuning;
 use super::upload::spread;
@@ -97,8 +97,6 @@ const CODES: usize = 5;
 const BUFFER: u64 = 1 << 30;
 /// Bytes of random rows of a matrix; they are repeated to its end.
 const ROWS: usize = 4 << 20;
-/// Every device allows bindings at multiples of this.
-const ALIGN: u64 = 256;
 /// The norm's epsilon.
 const EPSILON: f32 = 1e-5;
 /// Leading tiles that are compared with the twin.
@@ -133,8 +131,8 @@ pub(super) struct Variant {
 }
 
 impl Case<'_> {
-    /// Puts a shape's matrices onto the device, at least so many times, with random valid blocks.
-    /// for kernels of a form.
+    /// Puts a shape's matrices onto the device, at least so many times, with random valid blocks, for
+    /// kernels of a form.
     pub(super) fn new<'a>(gpu: &'a Gpu, form: Form, shape: &Shape, least: u64) -> Result<Case<'a>> {
         let (parts, bytes) = shape.parts()?;
         if bytes > gpu.weight_binding {
@@ -164,9 +162,14 @@ impl Case<'_> {
                 [vec![floats(padded(rows))?], into_acts(acts(gpu, 1, rows)?).to_vec(), vec![norm]].concat()
             }
         };
-        // Where stages overlap, the stream before: zeros.
-        let zeros = upload_floats(gpu, "residual stream", &vec![f32::from_bits(u32::MAX); padded(rows)])?;
-        let stream = matches!(shape.epilogue, Epilogue::Residual { .. }) && form.overlapped;
+        // Where stages overlap, the stream before: zeros, as they are handed on.
+        let stream = match shape.epilogue {
+            Epilogue::Residual { .. } if form.overlapped => {
+                let zeros = vec![f32::from_bits(u32::MAX); padded(rows)];
+                Some(upload_floats(gpu, "residual stream", &zeros)?)
+            }
+            _ => None,
+        };
         let want = want(shape, form.math, &x);
         let buffers = Case::slots(gpu, shape, (&parts, bytes), least)?;
         let pipeline = gpu.pipeline(&kernel(&shape.epilogue, &parts, own).shader(form))?;
@@ -177,7 +180,7 @@ impl Case<'_> {
             if normed(&shape.epilogue) {
                 ranges.push((&input.squares).into());
             }
-            ranges.extend(stream.then_some(Range::from(&zeros)));
+            ranges.extend(stream.as_ref().map(Range::from));
             gpu.bind(&pipeline, &ranges)
         };
         let slots = buffers.iter().map(slot).collect();
@@ -326,10 +329,7 @@ impl Case<'_> {
 
 /// What the engine takes by its rules, for one token.
 pub(super) fn own(gpu: &Gpu, form: Form, epilogue: &Epilogue, parts: &[Part]) -> Knobs {
-    let knobs = match form.overlapped {
-        true => Tuning::of(gpu).overlapping(parts, epilogue),
-        false => Tuning::of(gpu).knobs(parts, epilogue, &Take::Whole, 1),
-    };
+    let knobs = Tuning::of(gpu).knobs(form, parts, epilogue, &Take::Whole, 1);
     fitting(gpu, form, kernel(epilogue, parts, knobs)).knobs
 }
 

@@ -1,6 +1,6 @@
 //! Adapters, and a device with what the kernels need of it.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -192,8 +192,9 @@ pub(super) struct Gpu {
     /// Shaders run on the host's processor.
     pub(super) software: bool,
     pub(super) form: Form,
-    /// Stages of a step can overlap here: see `overlap.rs`.
-    pub(super) overlaps: bool,
+    /// Stages of a step may overlap here, if a trial shows that they can; what it has shown.
+    may_overlap: bool,
+    overlaps: OnceCell<bool>,
     /// What was measured of products here.
     pub(super) table: Table,
     /// The device can say how long a pass takes.
@@ -258,7 +259,7 @@ impl Gpu {
         });
         let limits = device.limits();
         let binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let mut gpu = Gpu {
+        Ok(Gpu {
             binding,
             weight_binding: forms.max_binding.unwrap_or(u64::MAX).min(binding),
             limits,
@@ -269,17 +270,30 @@ impl Gpu {
             software: info.device_type == DeviceType::Cpu,
             name: info.name,
             form: Form { math, kv, subgroups, native_f16, inline_merge, overlapped: false },
-            overlaps: false,
+            // Only integers leave a word that is never written.
+            may_overlap: info.backend == wgpu::Backend::Vulkan
+                && inline_merge
+                && !forms.no_overlap
+                && matches!(math, Math::Int16 | Math::Int8),
+            overlaps: OnceCell::new(),
             table: Table::default(),
             checked: forms.checked,
             clock,
             pipelines: RefCell::default(),
             failure,
-        };
-        let may = info.backend == wgpu::Backend::Vulkan && inline_merge && !forms.no_overlap;
-        // Only integers leave a word that is never written.
-        gpu.overlaps = may && matches!(math, Math::Int16 | Math::Int8) && overlap::works(&gpu)?;
-        Ok(gpu)
+        })
+    }
+
+    /// Stages of a step can overlap here: see `overlap.rs`. Tried when it is first asked for.
+    pub(super) fn overlaps(&self) -> Result<bool> {
+        if !self.may_overlap {
+            return Ok(false);
+        }
+        if let Some(known) = self.overlaps.get() {
+            return Ok(*known);
+        }
+        let works = overlap::works(self)?;
+        Ok(*self.overlaps.get_or_init(|| works))
     }
 
     /// The error that has happened, if one has.
@@ -445,6 +459,9 @@ fn compile(device: &wgpu::Device, checked: bool, shader: &Shader) -> Result<Pipe
     }
     Ok(Pipeline { pipeline, layout, bindings: shader.bindings.clone() })
 }
+
+/// Every device allows bindings at multiples of this.
+pub(super) const ALIGN: u64 = 256;
 
 /// A range of a buffer; the whole of it without `bytes`.
 #[derive(Clone, Copy)]

@@ -93,7 +93,7 @@ impl GpuEngine {
         let mut store = Store::default();
         let program = Program::plan(&model.plan, &mut store, &gpu)?;
         let (context, mut notes) = super::memory::context(&model.plan.spec, options, &gpu, store.bytes())?;
-        let form = program.step_form(&store, &gpu, &model.plan.spec);
+        let form = program.step_form(&store, &gpu, &model.plan.spec)?;
         let tune = super::tune::tune(&gpu, &adapter.get_info(), form, &model, options, progress)?;
         notes.extend(tune.notes);
         gpu.table = tune.table;

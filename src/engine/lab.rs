@@ -88,7 +88,7 @@ impl Lab {
     /// [`Error::Device`] where memory does not suffice or the matrices exceed a binding.
     pub fn case(&self, shape: &Shape) -> Result<Case<'_>> {
         let (parts, _) = shape.parts()?;
-        let overlapped = self.gpu.overlaps && super::overlap::fits(&self.gpu, &parts);
+        let overlapped = super::overlap::fits(&self.gpu, &parts) && self.gpu.overlaps()?;
         Case::new(&self.gpu, Form { overlapped, ..self.gpu.form }, shape, SLOTS)
     }
 

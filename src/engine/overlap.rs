@@ -9,7 +9,7 @@
 //! and nothing that could be seen half.
 //!
 //! What has to hold: workgroups start in the order of their dispatches, so that nobody waits for those
-//! which find no room. No API promises that, so it is tried when a device is opened ([`works`]); a wait
+//! which find no room. No API promises that, so it is tried once on a device ([`works`]); a wait
 //! that lasts too long gives up, and what comes of it is no number.
 //!
 //! wgpu would not leave its barriers out, as it tracks every buffer. So each binding has a name of its
@@ -19,16 +19,13 @@
 
 use std::cell::Cell;
 
-use super::builder::{Acts, Flow, Place, STORAGE};
-use super::device::{Gpu, Pipeline, Range};
+use super::builder::{Acts, Flow, Place, STORAGE, words_of};
+use super::device::{ALIGN, Gpu, Pipeline, Range};
 use super::stage::{Stage, raw_rows, stream};
 use crate::Result;
 use crate::kernels::gemv::{Part, least_shared_bytes};
-use crate::kernels::{Form, groups, overlap, squares};
+use crate::kernels::{Form, overlap};
 use crate::model::{HeadNorms, Spec};
-
-/// Every device allows bindings at multiples of this.
-const ALIGN: u64 = 256;
 
 /// The memory on which the stages of a step hand words on.
 pub(super) struct Arena {
@@ -79,11 +76,6 @@ impl Arena {
 /// Bytes of so many words and of what lies behind them.
 fn room(words: usize) -> u64 {
     (4 * words as u64).next_multiple_of(ALIGN)
-}
-
-/// Words of activations in integers: at most 16 of a group, two of its record, a sum of squares.
-fn words_of(elements: usize) -> [usize; 3] {
-    [groups(elements) * 16, groups(elements) * 2, squares(elements)]
 }
 
 /// Bytes that the stages of a step need to hand words on.

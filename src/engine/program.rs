@@ -152,13 +152,13 @@ impl Program {
     }
 
     /// The form of a step's kernels: its stages overlap where all of them can.
-    pub(super) fn step_form(&self, store: &Store, gpu: &Gpu, spec: &Spec) -> Form {
+    pub(super) fn step_form(&self, store: &Store, gpu: &Gpu, spec: &Spec) -> Result<Form> {
         let fits = |(stage, place): &(Stage, usize)| match stage {
             Stage::Embed { .. } | Stage::Attention(_) | Stage::Settle(_) => true,
             _ => store.slices(*place).iter().all(|slice| overlap::fits(gpu, &slice.parts)),
         };
-        let suits = overlap::suits(self.stages.iter().map(|s| &s.0), spec);
-        Form { overlapped: gpu.overlaps && suits && self.stages.iter().all(fits), ..gpu.form }
+        let suits = overlap::suits(self.stages.iter().map(|s| &s.0), spec) && self.stages.iter().all(fits);
+        Ok(Form { overlapped: suits && gpu.overlaps()?, ..gpu.form })
     }
 }
 
@@ -280,7 +280,7 @@ impl Programs {
         let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
         let [[vectors_of, elements], [_, shared]] = hidden(spec);
         let shape = shape(0);
-        let overlaps = program.step_form(&store, gpu, spec).overlapped;
+        let overlaps = program.step_form(&store, gpu, spec)?.overlapped;
         let arena = if overlaps { Some(Arena::new(gpu, spec)?) } else { None };
         let mut of_batch = Flow {
             x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?.into(),

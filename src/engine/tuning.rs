@@ -2,7 +2,7 @@
 
 use super::device::Gpu;
 use crate::kernels::gemv::{Epilogue, Knobs, Part, Tail, Take};
-use crate::kernels::loops;
+use crate::kernels::{Form, loops};
 use crate::quant::TILE;
 
 /// What may differ between adapters without changing results.
@@ -48,11 +48,26 @@ impl Tuning {
         }
     }
 
-    /// The knobs of a product, as the lab (`cargo bench --bench kernels`) found them best on an H200.
+    /// The knobs of a product in a form.
+    pub(super) fn knobs(
+        self,
+        form: Form,
+        parts: &[Part],
+        epilogue: &Epilogue,
+        take: &Take,
+        tokens: usize,
+    ) -> Knobs {
+        match form.overlapped {
+            true => self.overlapping(parts, epilogue),
+            false => self.apart(parts, epilogue, take, tokens),
+        }
+    }
+
+    /// The knobs of a product between barriers, as the lab (`cargo bench --bench kernels`) found them best on an H200.
     /// To decode with few tiles, as many lanes as there are steps, so that all loads are under way
     /// at once; with many, fewer lanes that have more to do. Little is written out: code that is
     /// not in the caches for instructions costs more than a loop.
-    pub(super) fn knobs(self, parts: &[Part], epilogue: &Epilogue, take: &Take, tokens: usize) -> Knobs {
+    fn apart(self, parts: &[Part], epilogue: &Epilogue, take: &Take, tokens: usize) -> Knobs {
         if tokens > 1 {
             return Knobs { tiles: 1, threads: THREADS, unroll: 1, teams: 1 };
         }
@@ -85,8 +100,8 @@ impl Tuning {
     /// The same where stages overlap, found on an H100. A workgroup brings the activations to its memory,
     /// and a word that is waited for is looked for by all of them: so they are few and large, several
     /// tiles at once, and take the weights of few steps into their registers.
-    pub(super) fn overlapping(self, parts: &[Part], epilogue: &Epilogue) -> Knobs {
-        let apart = self.knobs(parts, epilogue, &Take::Whole, 1);
+    fn overlapping(self, parts: &[Part], epilogue: &Epilogue) -> Knobs {
+        let apart = self.apart(parts, epilogue, &Take::Whole, 1);
         let steps = loops::steps_of(&parts[0].layout);
         let mut tiles: usize = parts.iter().map(|p| p.layout.tiles()).sum();
         let books = parts.iter().any(|p| p.layout.ty.book().is_some());

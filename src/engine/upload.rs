@@ -20,8 +20,6 @@ const PIECE: usize = 16 << 20;
 const BUFFER: u64 = 1 << 30;
 /// Workgroups of a dispatch in one dimension, on every device.
 const MOST_TILES: usize = 65_535;
-/// Every device allows bindings at multiples of this.
-const ALIGN: u64 = 256;
 
 /// Rows of one to three matrices that a dispatch reads through one binding.
 pub(super) struct Slice {
@@ -135,7 +133,7 @@ impl Store {
     }
 
     fn allocate(&mut self, bytes: u64) -> (usize, u64) {
-        let needed = bytes.next_multiple_of(ALIGN);
+        let needed = bytes.next_multiple_of(device::ALIGN);
         match self.sizes.last_mut() {
             Some(size) if *size + needed <= BUFFER => {
                 let offset = *size;

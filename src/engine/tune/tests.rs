@@ -21,7 +21,7 @@ fn gpu() -> (Gpu, Options) {
 
 /// The form of the demo's steps.
 fn of_step(gpu: &Gpu) -> Form {
-    Form { overlapped: gpu.overlaps, ..gpu.form }
+    Form { overlapped: gpu.overlaps().unwrap(), ..gpu.form }
 }
 
 fn demo() -> Model {
@@ -33,7 +33,7 @@ fn demo() -> Model {
 fn steps(gpu: &Gpu, model: &Model) -> (Vec<(String, Knobs)>, Vec<f32>) {
     let mut store = Store::default();
     let program = Program::plan(&model.plan, &mut store, gpu).unwrap();
-    let form = program.step_form(&store, gpu, &model.plan.spec);
+    let form = program.step_form(&store, gpu, &model.plan.spec).unwrap();
     store.upload(gpu, &model.weights, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let programs = Programs::build(program, model, store, gpu, 32, false).unwrap();
     let knobs = programs.decode_dispatches().filter_map(|d| match &d.kind {

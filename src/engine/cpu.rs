@@ -86,9 +86,10 @@ impl StageVectors {
 /// A generation under way.
 struct Run {
     sampling: Sampling,
+    /// Draws so far.
     step: u32,
-    /// After the newest computed token.
-    logits: Vec<f32>,
+    /// After the newest token, where it is computed already.
+    logits: Option<Vec<f32>>,
 }
 
 impl CpuEngine {
@@ -137,10 +138,10 @@ impl CpuEngine {
             notes,
         };
         Ok(CpuEngine {
-            turns: plan.turns(context),
+            turns: plan.turns(context, 0),
             routing: routing(spec),
             caches: vec![Cache::default(); spec.layers.len()],
-            kept: Kept::new(spec, context),
+            kept: Kept::new(plan, context),
             model: model.clone(),
             stages,
             info,
@@ -163,9 +164,12 @@ impl CpuEngine {
         progress: Progress<'_>,
         row: &mut dyn FnMut(Vec<f32>) -> Result<()>,
     ) -> Result<()> {
-        super::check_context(position + ids.len(), self.info.context)?;
+        let tokens = position + ids.len();
+        super::check_context(tokens, self.info.context)?;
         self.ids.truncate(position);
-        self.kept.begin(position);
+        if self.kept.begin(position, tokens)? {
+            self.turns = self.model.plan.turns(self.info.context, tokens);
+        }
         let mut done = 0;
         for batch in ids.chunks(BATCH) {
             if progress(done, ids.len()).is_break() {
@@ -191,13 +195,31 @@ impl CpuEngine {
     }
 }
 
+impl CpuEngine {
+    /// Computes the newest token; gives the logits after it.
+    fn step(&mut self) -> Result<Vec<f32>> {
+        let Some((newest, id)) = self.ids.len().checked_sub(1).map(|at| (at, self.ids[at])) else {
+            return Err(super::not_begun());
+        };
+        let rows = Pass::run(self, newest, &[id], Wanted::Last)?;
+        self.kept.wrote(newest + 1);
+        self.model.weights.intact()?;
+        self.counters.steps += 1;
+        Ok(rows.into_iter().next().unwrap_or_default())
+    }
+}
+
 impl Engine for CpuEngine {
     fn info(&self) -> &Info {
         &self.info
     }
 
-    fn resume(&self, position: usize) -> usize {
-        self.kept.resume(position)
+    fn resume(&self, position: usize, tokens: usize) -> usize {
+        self.kept.resume(position, tokens)
+    }
+
+    fn room(&self, tokens: usize) -> usize {
+        self.kept.room(tokens)
     }
 
     fn begin(
@@ -214,24 +236,26 @@ impl Engine for CpuEngine {
             logits = row;
             Ok(())
         })?;
-        self.run = Some(Run { sampling: *sampling, step: 0, logits });
+        self.run = Some(Run { sampling: *sampling, step: 0, logits: Some(logits) });
+        Ok(())
+    }
+
+    fn restart(&mut self, ids: &[u32], limit: usize, progress: Progress<'_>) -> Result<()> {
+        let Some(Run { sampling, step, .. }) = self.run.take() else { return Err(super::not_begun()) };
+        self.begin(0, ids, &sampling, limit, progress)?;
+        if let Some(run) = &mut self.run {
+            run.step = step;
+        }
         Ok(())
     }
 
     fn next(&mut self) -> Result<u32> {
-        let Some(mut run) = self.run.take() else {
-            return Err(Error::Other("no generation has begun".to_owned()));
+        let Some(mut run) = self.run.take() else { return Err(super::not_begun()) };
+        let mut logits = match run.logits.take() {
+            Some(logits) => logits,
+            None => self.step()?,
         };
-        if run.step > 0 {
-            let newest = self.ids.len() - 1;
-            let id = self.ids[newest];
-            let logits = Pass::run(self, newest, &[id], Wanted::Last)?;
-            self.kept.wrote(newest + 1);
-            self.model.weights.intact()?;
-            run.logits = logits.into_iter().next().unwrap_or_default();
-            self.counters.steps += 1;
-        }
-        let id = sample::twin(&mut run.logits, &self.ids, &run.sampling, run.step);
+        let id = sample::twin(&mut logits, &self.ids, &run.sampling, run.step);
         if id == FAILED {
             return Err(super::not_finite());
         }

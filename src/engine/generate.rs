@@ -90,7 +90,7 @@ pub fn generate(
     }
     // The last token is computed again even when it is known: its logits are needed.
     let shared = ids.iter().zip(&history.ids).take_while(|(a, b)| a == b).count().min(ids.len() - 1);
-    let shared = engine.resume(shared);
+    let shared = engine.resume(shared, ids.len());
     // The last token that fits is given out, though never computed.
     let room = context - ids.len() + 1;
     let limit = request.tokens.unwrap_or(room).min(room);
@@ -109,10 +109,21 @@ pub fn generate(
     if limit == 0 {
         return Ok(outcome);
     }
-    engine.begin(shared, &ids[shared..], &request.sampling, limit, progress)?;
+    let before_restart = engine.room(ids.len());
+    engine.begin(shared, &ids[shared..], &request.sampling, limit.min(before_restart), progress)?;
     history.ids = ids.to_vec();
     let mut run = || -> Result<Stop> {
         for n in 0..limit {
+            if n == before_restart {
+                // What is computed meanwhile is no history until all of it is.
+                history.ids.clear();
+                let all = [ids, &outcome.ids].concat();
+                match engine.restart(&all, limit - n, progress) {
+                    Err(Error::Interrupted) => return Ok(Stop::Caller),
+                    other => other?,
+                }
+                history.ids = all;
+            }
             let id = engine.next()?;
             if n == 0 {
                 outcome.prefill = start.elapsed();
@@ -124,8 +135,10 @@ pub fn generate(
             }
             outcome.ids.push(id);
             // The newest token is known but not yet certainly computed: it is not history.
-            if outcome.ids.len() > 1 {
-                history.ids.push(outcome.ids[outcome.ids.len() - 2]);
+            if let [.., before, _] = outcome.ids[..]
+                && history.ids.len() + 1 < ids.len() + outcome.ids.len()
+            {
+                history.ids.push(before);
             }
             if on_token(id).is_break() {
                 return Ok(Stop::Caller);

@@ -48,8 +48,13 @@ pub struct GpuEngine {
 #[derive(Clone, Copy)]
 enum Tail<'a> {
     Nothing,
-    /// The first token is chosen and copied.
-    Select(&'a Sampling, &'a wgpu::Buffer),
+    /// The next token is chosen and copied.
+    Select {
+        sampling: &'a Sampling,
+        /// Draws before.
+        drawn: u32,
+        into: &'a wgpu::Buffer,
+    },
     /// The logits after all tokens, or after the last, are copied.
     Logits {
         all: bool,
@@ -73,8 +78,10 @@ struct Run {
     position: usize,
     /// Steps that may still be submitted.
     left: usize,
-    /// Draws so far.
+    /// Draws that were submitted.
     step: u32,
+    /// Tokens that were given out.
+    given: u32,
     flights: VecDeque<Flight>,
     ready: VecDeque<u32>,
     /// Tokens of the next submission.
@@ -114,20 +121,21 @@ impl GpuEngine {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let landing =
             (0..FLIGHTS).map(|_| gpu.buffer("ids", 4 * MOST as u64, usage)).collect::<Result<Vec<_>>>()?;
-        let kept = Kept::new(&model.plan.spec, context);
+        let kept = Kept::new(&model.plan, context);
         Ok(GpuEngine { gpu, model, info, programs, landing, run: None, kept, counters: Counters::default() })
     }
 
     /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
     fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> wgpu::SubmissionIndex {
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let step = Step::batch(position, tokens);
+        let drawn = if let Tail::Select { drawn, .. } = tail { drawn } else { 0 };
+        let step = Step::batch(position, tokens, drawn);
         let copy = {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             self.programs.record_batch(&mut pass, &step);
             match tail {
                 Tail::Nothing => None,
-                Tail::Select(sampling, into) => {
+                Tail::Select { sampling, into, .. } => {
                     self.programs.record_selection(&mut pass, &step, sampling);
                     Some((&self.programs.ids, 4 * (position + tokens) as u64, into, 4))
                 }
@@ -142,7 +150,16 @@ impl GpuEngine {
         self.gpu.queue.submit([encoder.finish()])
     }
 
-    /// Computes `ids` at a position; `tail` follows the last batch.
+    /// Begins a text of so many tokens at a position.
+    fn begin_text(&mut self, position: usize, tokens: usize) -> Result<()> {
+        super::check_context(tokens, self.info.context)?;
+        if self.kept.begin(position, tokens)? {
+            self.programs.turn(&self.gpu, &self.model.plan.turns(self.info.context, tokens));
+        }
+        Ok(())
+    }
+
+    /// Computes `ids` of a text that has begun at a position; `tail` follows the last batch.
     fn prefill(
         &mut self,
         position: usize,
@@ -150,7 +167,6 @@ impl GpuEngine {
         progress: Progress<'_>,
         tail: Tail<'_>,
     ) -> Result<wgpu::SubmissionIndex> {
-        self.kept.begin(position);
         self.gpu.queue.write_buffer(&self.programs.ids, 4 * position as u64, bytemuck::cast_slice(ids));
         let mut submitted: VecDeque<wgpu::SubmissionIndex> = VecDeque::new();
         let batches = ids.len().div_ceil(BATCH);
@@ -224,10 +240,53 @@ impl GpuEngine {
         Ok(words)
     }
 
+    /// Computes `ids` at a position and begins to generate after them, or goes on with a generation of
+    /// which so many tokens were `drawn` before.
+    fn start(
+        &mut self,
+        position: usize,
+        ids: &[u32],
+        (sampling, drawn): (&Sampling, u32),
+        limit: usize,
+        progress: Progress<'_>,
+    ) -> Result<()> {
+        self.end();
+        self.begin_text(position, position + ids.len())?;
+        self.programs.prepare(&self.gpu, sampling)?;
+        let buffer = self.landing()?;
+        let end = position + ids.len();
+        let index =
+            match self.prefill(position, ids, progress, Tail::Select { sampling, drawn, into: &buffer }) {
+                Ok(index) => index,
+                Err(error) => {
+                    self.landing.push(buffer);
+                    return Err(error);
+                }
+            };
+        let mut run = Run {
+            sampling: *sampling,
+            position: end,
+            left: limit.saturating_sub(1),
+            step: drawn + 1,
+            given: drawn,
+            flights: VecDeque::new(),
+            ready: VecDeque::new(),
+            burst: 1,
+            landed: Instant::now(),
+        };
+        run.flights.push_back(flight(buffer, 4, index));
+        self.run = Some(run);
+        Ok(())
+    }
+
     fn next_of(&mut self, run: &mut Run) -> Result<u32> {
         loop {
             if let Some(id) = run.ready.pop_front() {
-                return if id == FAILED { Err(super::not_finite()) } else { Ok(id) };
+                if id == FAILED {
+                    return Err(super::not_finite());
+                }
+                run.given += 1;
+                return Ok(id);
             }
             while run.flights.len() < FLIGHTS && run.left > 0 {
                 self.submit(run)?;
@@ -268,8 +327,12 @@ impl Engine for GpuEngine {
         &self.info
     }
 
-    fn resume(&self, position: usize) -> usize {
-        self.kept.resume(position)
+    fn resume(&self, position: usize, tokens: usize) -> usize {
+        self.kept.resume(position, tokens)
+    }
+
+    fn room(&self, tokens: usize) -> usize {
+        self.kept.room(tokens)
     }
 
     fn begin(
@@ -280,37 +343,16 @@ impl Engine for GpuEngine {
         limit: usize,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.end();
-        super::check_context(position + ids.len(), self.info.context)?;
-        self.programs.prepare(&self.gpu, sampling)?;
-        let buffer = self.landing()?;
-        let end = position + ids.len();
-        let index = match self.prefill(position, ids, progress, Tail::Select(sampling, &buffer)) {
-            Ok(index) => index,
-            Err(error) => {
-                self.landing.push(buffer);
-                return Err(error);
-            }
-        };
-        let mut run = Run {
-            sampling: *sampling,
-            position: end,
-            left: limit.saturating_sub(1),
-            step: 1,
-            flights: VecDeque::new(),
-            ready: VecDeque::new(),
-            burst: 1,
-            landed: Instant::now(),
-        };
-        run.flights.push_back(flight(buffer, 4, index));
-        self.run = Some(run);
-        Ok(())
+        self.start(position, ids, (sampling, 0), limit, progress)
+    }
+
+    fn restart(&mut self, ids: &[u32], limit: usize, progress: Progress<'_>) -> Result<()> {
+        let Some(Run { sampling, given, .. }) = self.run else { return Err(super::not_begun()) };
+        self.start(0, ids, (&sampling, given), limit, progress)
     }
 
     fn next(&mut self) -> Result<u32> {
-        let Some(mut run) = self.run.take() else {
-            return Err(Error::Other("no generation has begun".to_owned()));
-        };
+        let Some(mut run) = self.run.take() else { return Err(super::not_begun()) };
         let result = self.next_of(&mut run);
         self.run = Some(run);
         result
@@ -334,7 +376,7 @@ impl Engine for GpuEngine {
         row: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
         self.end();
-        super::check_context(ids.len(), self.info.context)?;
+        self.begin_text(0, ids.len())?;
         let row_bytes = 4 * self.model.plan.spec.vocab as u64;
         // Tokens whose logits are one binding.
         let batch = if all { ((self.gpu.binding / row_bytes) as usize).clamp(1, BATCH) } else { 1 };

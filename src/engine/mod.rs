@@ -191,14 +191,19 @@ pub trait Engine {
     /// What it is.
     fn info(&self) -> &Info;
 
-    /// Where [`Engine::begin`] may go on when the first `position` tokens stay the same: there, or at
-    /// 0 where layers with a window have let go of what is seen from there.
-    fn resume(&self, position: usize) -> usize;
+    /// Where [`Engine::begin`] may go on when the first `position` of a text's `tokens` stay the same:
+    /// there, or at 0 where layers with a window have let go of what is seen from there, or where RoPE
+    /// turns a text of that length otherwise than what is there (LongRoPE).
+    fn resume(&self, position: usize, tokens: usize) -> usize;
+
+    /// The most tokens that can be generated after a text of so many, until [`Engine::restart`] has to
+    /// compute all of it again, because RoPE turns a longer one otherwise.
+    fn room(&self, tokens: usize) -> usize;
 
     /// Computes `ids` at `position` and after, all positions before it being done, and begins to
     /// generate after them: at most `limit` tokens, which [`Engine::next`] gives. Fits the
     /// context: `position + ids.len() + limit <= context + 1` (the last token need not be
-    /// computed).
+    /// computed). `position` is one that [`Engine::resume`] gives, `limit` at most [`Engine::room`].
     ///
     /// # Errors
     /// [`Error::Interrupted`] where `progress` says so; the device's.
@@ -210,6 +215,13 @@ pub trait Engine {
         limit: usize,
         progress: Progress<'_>,
     ) -> Result<()>;
+
+    /// Computes a whole text again from position 0 and goes on with the generation that is under way
+    /// after it, whose draws are counted on: what was generated is part of the text.
+    ///
+    /// # Errors
+    /// As [`Engine::begin`]'s.
+    fn restart(&mut self, ids: &[u32], limit: usize, progress: Progress<'_>) -> Result<()>;
 
     /// The next token.
     ///
@@ -301,6 +313,11 @@ fn check_context(tokens: usize, context: usize) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The error of who asks for tokens before [`Engine::begin`].
+fn not_begun() -> Error {
+    Error::Other("no generation has begun".to_owned())
 }
 
 /// The error of logits that are NaN or infinite.

@@ -32,8 +32,8 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn batch(position: usize, tokens: usize) -> Step {
-        Step { tokens: tokens as u32, position: position as u32, draw: 0 }
+    pub(super) fn batch(position: usize, tokens: usize, draw: u32) -> Step {
+        Step { tokens: tokens as u32, position: position as u32, draw }
     }
 
     pub(super) fn decode(position: usize, draw: u32) -> Step {
@@ -166,6 +166,8 @@ impl Program {
 pub(super) struct Programs {
     /// The token at each position.
     pub(super) ids: wgpu::Buffer,
+    /// RoPE's tables, per rope.
+    turns: Vec<wgpu::Buffer>,
     pub(super) weight_bytes: u64,
     pub(super) kv_bytes: u64,
     pub(super) scratch_bytes: u64,
@@ -272,7 +274,7 @@ impl Programs {
         let tuning = Tuning::of(gpu);
         let vectors: Vec<_> =
             program.stages.iter().map(|(stage, _)| vectors(gpu, model, stage)).collect::<Result<_>>()?;
-        let turns = model.plan.turns(context);
+        let turns = model.plan.turns(context, 0);
         let turn_bytes: usize = turns.iter().map(|t| 8 * t.len()).sum();
         let shapes: Vec<Attention> = (0..spec.layers.len()).map(shape).collect();
         let caches = shapes.iter().map(|shape| KvBuffers::of(gpu, shape)).collect::<Result<Vec<_>>>()?;
@@ -335,10 +337,11 @@ impl Programs {
         let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
         let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
         let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let Builder { ids, logits, best, .. } = builder;
+        let Builder { ids, logits, best, turns, .. } = builder;
         let normed = of_batch.normed;
         Ok(Programs {
             ids,
+            turns,
             weight_bytes: store.bytes(),
             kv_bytes,
             scratch_bytes: scratch_bytes(spec) + (turn_bytes + 4 * context) as u64,
@@ -357,6 +360,13 @@ impl Programs {
             logits,
             best,
         })
+    }
+
+    /// Takes other tables of RoPE for what is computed from now on.
+    pub(super) fn turn(&self, gpu: &Gpu, tables: &[Vec<[f32; 2]>]) {
+        for (buffer, table) in self.turns.iter().zip(tables) {
+            gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(table));
+        }
     }
 
     /// Makes what a way of sampling needs.

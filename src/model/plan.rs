@@ -373,9 +373,10 @@ impl Plan {
         Ok(Plan { spec, ops, factors })
     }
 
-    /// RoPE's tables for a context: one for each of the spec's ropes.
-    pub fn turns(&self, context: usize) -> Vec<Vec<[f32; 2]>> {
-        let factors = self.factors.in_use(context);
+    /// RoPE's tables of a context's positions, for a text of so many tokens: one for each of the
+    /// spec's ropes.
+    pub fn turns(&self, context: usize, tokens: usize) -> Vec<Vec<[f32; 2]>> {
+        let factors = self.factors.of_length(tokens);
         self.spec.ropes.iter().map(|rope| rope::table(rope, factors, context)).collect()
     }
 

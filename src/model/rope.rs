@@ -11,13 +11,14 @@ use crate::{Error, Result};
 pub enum Factors {
     /// None.
     None,
-    /// The same in every context (Llama 3).
+    /// The same for every text (Llama 3).
     Always(Vec<f32>),
-    /// By the context in use (Phi-3).
-    ByContext {
-        /// Up to the original context.
+    /// By the length of the text (LongRoPE, Ding et al., arXiv 2402.13753; Phi-3). All positions of a
+    /// text have the same ones: a text that grows beyond the original context has to be computed again.
+    ByLength {
+        /// Those of texts up to the original context.
         short: Vec<f32>,
-        /// Beyond it.
+        /// Those of longer ones.
         long: Vec<f32>,
         /// The context of training.
         original: usize,
@@ -41,7 +42,7 @@ impl Factors {
         let has = |name: &str| weights.tensor(name).is_some();
         let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
         match (has("rope_freqs.weight"), has(long) || has(short)) {
-            (_, true) => Ok(Factors::ByContext {
+            (_, true) => Ok(Factors::ByLength {
                 short: read(short)?,
                 long: read(long)?,
                 original: spec.original_context,
@@ -51,14 +52,22 @@ impl Factors {
         }
     }
 
-    /// Those that count in a context of so many positions.
-    pub fn in_use(&self, context: usize) -> Option<&[f32]> {
+    /// Those of a text of so many tokens.
+    pub fn of_length(&self, tokens: usize) -> Option<&[f32]> {
         match self {
             Factors::None => None,
             Factors::Always(factors) => Some(factors),
-            Factors::ByContext { short, long, original } => {
-                Some(if context > *original { long } else { short })
+            Factors::ByLength { short, long, original } => {
+                Some(if tokens > *original { long } else { short })
             }
+        }
+    }
+
+    /// The tokens beyond which a text has other factors than before, if there is such a number.
+    pub fn change_at(&self) -> Option<usize> {
+        match self {
+            Factors::ByLength { original, .. } => Some(*original),
+            Factors::None | Factors::Always(_) => None,
         }
     }
 }

@@ -7,8 +7,10 @@ fn activated(x: f32) -> f32 { return x / (1.0 + exp(-x)); }
 #endif
 #if CLAMPED_SWISH
 fn gated(gate: f32, up: f32) -> f32 {
-  let g = min(gate, 7.0);
-  return g / (1.0 + exp(-1.702 * g)) * (clamp(up, -7.0, 7.0) + 1.0);
+  // Not min and clamp, which may drop what is no number.
+  let g = select(gate, 7.0, gate > 7.0);
+  let u = select(select(up, 7.0, up > 7.0), -7.0, up < -7.0);
+  return g / (1.0 + exp(-1.702 * g)) * (u + 1.0);
 }
 #else
 fn gated(gate: f32, up: f32) -> f32 { return activated(gate) * up; }

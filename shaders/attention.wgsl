@@ -288,7 +288,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   workgroupBarrier();
 #endif
 
-  // The running softmax begins with the new key, whose weight is 1.
+  // The running softmax begins with the new key.
   var top: array<f32, HB>;
   var sum: array<f32, HB>;
   var acc: array<vec4<f32>, ${ACC}>; // (HB, UV)
@@ -312,13 +312,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       let score = capped(dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0)));
 #if SINKS
       let s = sink(head0 + min(${j}u, live_heads - 1u));
-      top[${j}u] = max(score, s);
+      top[${j}u] = max(max(score, s), -3.4e38);
       let e = exp(score - top[${j}u]);
       sum[${j}u] = select(0.0, e + exp(s - top[${j}u]), lid == 0u);
 #else
-      top[${j}u] = score;
-      let e = 1.0;
-      sum[${j}u] = select(0.0, 1.0, lid == 0u);
+      // 1, unless the score is not finite.
+      top[${j}u] = max(score, -3.4e38);
+      let e = exp(score - top[${j}u]);
+      sum[${j}u] = select(0.0, e, lid == 0u);
 #endif
 #repeat i UV
       acc[${j}u * UV + ${i}u] = select(vec4<f32>(0.0), x[${i}u] * e, slice == 0u);

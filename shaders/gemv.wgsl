@@ -10,6 +10,7 @@
 //
 // T = 1 is decoding; larger T reads each weight once for T tokens.
 #include "types.wgsl"
+#include "finite.wgsl"
 
 #if ARGS
 struct Args {
@@ -349,6 +350,9 @@ ${PRODUCTS}
   if live {
     let sum_at = i / (${TILES_OF_A_TEAM}u * T) * ${SUMS}u + i % (${TILES_OF_A_TEAM}u * T);
     v = total(sum_at, row);
+#if LEVELS
+    v = without_infinity(v);
+#endif
 #if SCALED
 #if RAW
     let within = out_tile - ${TILE0}u;
@@ -360,12 +364,15 @@ ${PRODUCTS}
 #if NORM
     let s = 4u * (i % T);
     let sum = dot(squares[s] + squares[s + 1u] + squares[s + 2u] + squares[s + 3u], vec4<f32>(1.0));
-    let factor = inverseSqrt(sum / ${WIDTH} + ${EPS});
+    let factor = factor_of_norm(sum / ${WIDTH} + ${EPS});
     v *= factor;
 #endif
 #if GATED
 #if PAIRED_ROWS
     var u = total(sum_at + ${TILES_OF_A_TEAM}u * T, row);
+#if LEVELS
+    u = without_infinity(u);
+#endif
 #if SCALED
     u *= ${SCALE1};
 #endif
@@ -395,9 +402,7 @@ ${PRODUCTS}
     v *= ${FACTOR};
 #endif
 #if CAPPED
-    // What is not finite stays so.
-    let finite = (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
-    v = select(v, soft_capped(v, ${CAP}), finite);
+    v = soft_capped(v, ${CAP});
 #endif
 #endif
 #if RAW

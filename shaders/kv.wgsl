@@ -8,6 +8,7 @@
 // word, in a buffer of their own: words next to each other are written by different lanes, which
 // components of one vector must not be. They lie as the units do. Keys: (kv heads, tiles, words of a
 // head, 32); values: (kv heads, positions, words of a head).
+#include "finite.wgsl"
 const D: u32 = ${D}u;       // elements of a head
 const UE: u32 = ${UE}u;     // numbers of a unit
 const UV: u32 = UE / 4u;    // vec4s of a unit
@@ -51,6 +52,12 @@ fn scale_of(word: u32, unit: u32) -> f32 {
   return select(pair.x, pair.y, (unit & 2u) != 0u);
 }
 #endif
+// Two numbers as F16. What packing makes of numbers beyond its range, and of what is none, is anybody's
+// guess: their exponents are set to say that they are not finite.
+fn halves(v: vec2<f32>) -> u32 {
+  let beyond = (bitcast<vec2<u32>>(v) & vec2<u32>(0x7fffffffu)) >= vec2<u32>(0x477ff000u);
+  return pack2x16float(v) | select(0u, 0x7c00u, beyond.x) | select(0u, 0x7c000000u, beyond.y);
+}
 #if KV_Q8_0
 // Times their block's scale.
 alias Unit = array<vec4<f32>, 4>;
@@ -61,7 +68,7 @@ fn loaded(v: vec4<u32>) -> Unit {
 #if KV_F16
 alias Unit = array<vec4<f32>, 2>;
 fn stored(v: Unit) -> vec4<u32> {
-  return vec4<u32>(pack2x16float(v[0].xy), pack2x16float(v[0].zw), pack2x16float(v[1].xy), pack2x16float(v[1].zw));
+  return vec4<u32>(halves(v[0].xy), halves(v[0].zw), halves(v[1].xy), halves(v[1].zw));
 }
 fn loaded(v: vec4<u32>) -> Unit {
   return Unit(vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y)), vec4<f32>(unpack2x16float(v.z), unpack2x16float(v.w)));
@@ -244,7 +251,7 @@ fn head_squares(token: u32, at: u32, heads: u32, first: u32, step: u32) -> f32 {
   }
   return sum;
 }
-fn head_factor(squares: f32, heads: u32) -> f32 { return inverseSqrt(squares / f32(heads * D) + ${HEAD_EPS}); }
+fn head_factor(squares: f32, heads: u32) -> f32 { return factor_of_norm(squares / f32(heads * D) + ${HEAD_EPS}); }
 
 #if SCALED
 #include "kv_block.wgsl"

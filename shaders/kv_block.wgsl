@@ -23,7 +23,7 @@ fn block_scale(first: u32) -> f32 {
   let all = min(max(max(most.x, most.y), max(most.z, most.w)), 0x7fc00000u);
   let bits = bitcast<u32>(bitcast<f32>(all) * (1.0 / 127.0));
   let nearest = (bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u;
-  return unpack2x16float(pack2x16float(vec2<f32>(bitcast<f32>(nearest), 0.0))).x;
+  return unpack2x16float(halves(vec2<f32>(bitcast<f32>(nearest), 0.0))).x;
 }
 
 fn quantised4(v: vec4<f32>, inverse: f32) -> u32 {
@@ -39,5 +39,5 @@ fn quantised(first: u32, scale: f32) -> vec4<u32> {
 
 // The scales of two blocks, the first of which begins here.
 fn word_of(first: u32) -> u32 {
-  return pack2x16float(vec2<f32>(block_scale(first), block_scale(first + 8u)));
+  return halves(vec2<f32>(block_scale(first), block_scale(first + 8u)));
 }

@@ -12,10 +12,11 @@ var<workgroup> best_scores: array<f32, USED>;
 
 fn route(token: u32, lid: u32) {
   for (var e = lid; e < ROWS; e += THREADS) {
-    // What is not finite comes first, and makes weights that are no numbers.
+    // What is infinite or no number comes first, and makes weights that are no numbers; minus infinity comes
+    // last, and the padding behind it.
     let bits = bitcast<u32>(score_at(token, min(e, EXPERTS - 1u)));
-    let score = bitcast<f32>(select(bits, 0x7f800000u, (bits & 0x7f800000u) == 0x7f800000u));
-    all_scores[e >> 2u][e & 3u] = select(-3.4e38, score, e < EXPERTS);
+    let score = select(bits, 0x7f800000u, (bits & 0x7f800000u) == 0x7f800000u && bits != 0xff800000u);
+    all_scores[e >> 2u][e & 3u] = bitcast<f32>(select(0xff800000u, score, e < EXPERTS));
     atomicStore(&places[e], 0u);
   }
   workgroupBarrier();

@@ -11,6 +11,7 @@
 
 const THREADS: u32 = ${THREADS}u;
 
+#include "finite.wgsl"
 #include "overlap.wgsl"
 #include "emit.wgsl"
 #if BRANCH

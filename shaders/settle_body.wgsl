@@ -1,7 +1,7 @@
 // Adds a branch to a token's residual stream, normed before if its model says so, and makes the
 // activations of those who read the stream. A whole workgroup is at it; a lane has every
 // THREADS-th vec4. An RMS norm's factor is left to the consumers, as everywhere. Padding is 0.
-// Includer: x, branch_at, oq, om, squares_out, vectors where there are any, THREADS.
+// Includer: x, branch_at, oq, om, squares_out, vectors where there are any, THREADS, finite.wgsl.
 const SETTLE_GROUPS: u32 = ${SETTLE_GROUPS}u; // of a token, whole chunks
 
 var<workgroup> settle_sums: array<vec4<f32>, ${SETTLE_FOURTHS}>; // (THREADS / 4)
@@ -48,7 +48,7 @@ fn settle(token: u32, lid: u32) {
 #repeat k SETTLE_TURNS
   squares += select(0.0, dot(b[${k}u], b[${k}u]), lid + ${k}u * THREADS < SETTLE_GROUPS * 4u);
 #end
-  factor *= inverseSqrt(sum_of_lanes(squares, lid) / ${SETTLE_WIDTH} + ${SETTLE_EPS});
+  factor *= factor_of_norm(sum_of_lanes(squares, lid) / ${SETTLE_WIDTH} + ${SETTLE_EPS});
 #endif
 #repeat k SETTLE_TURNS
   {
@@ -76,7 +76,7 @@ fn settle(token: u32, lid: u32) {
     square += dot(v[${k}u], v[${k}u]);
   }
 #end
-  let norm = inverseSqrt(sum_of_lanes(square, lid) / ${SETTLE_WIDTH} + ${SETTLE_EPS});
+  let norm = factor_of_norm(sum_of_lanes(square, lid) / ${SETTLE_WIDTH} + ${SETTLE_EPS});
 #endif
 #repeat k SETTLE_TURNS
   {

@@ -257,7 +257,7 @@ impl Engine for CpuEngine {
         };
         let id = sample::twin(&mut logits, &self.ids, &run.sampling, run.step);
         if id == FAILED {
-            return Err(super::not_finite());
+            return Err(super::not_finite(&self.info));
         }
         self.ids.push(id);
         run.step += 1;

@@ -283,7 +283,7 @@ impl GpuEngine {
         loop {
             if let Some(id) = run.ready.pop_front() {
                 if id == FAILED {
-                    return Err(super::not_finite());
+                    return Err(super::not_finite(&self.info));
                 }
                 run.given += 1;
                 return Ok(id);

@@ -320,9 +320,12 @@ fn not_begun() -> Error {
     Error::Other("no generation has begun".to_owned())
 }
 
-/// The error of logits that are NaN or infinite.
-fn not_finite() -> Error {
-    Error::Other(
-        "the logits are not finite: the weights or the computation overflow (try --math f32)".to_owned(),
-    )
+/// The error of logits that are NaN or infinite, with what an engine like this one could do instead.
+fn not_finite(info: &Info) -> Error {
+    let way_out = match (info.math, info.kv) {
+        (Math::F32, Kv::F32) => "`infer inspect --check` finds those that no sound file has",
+        (Math::F32, _) => "try --kv f32",
+        _ => "try --math f32",
+    };
+    Error::Other(format!("the logits are not finite: the weights or the computation overflow ({way_out})"))
 }

@@ -46,12 +46,13 @@ pub fn score(
     first: usize,
     progress: Progress<'_>,
 ) -> Result<(f64, usize)> {
+    let info = engine.info().clone();
     let (mut sum, mut scored, mut next) = (0.0, 0, ids.iter().skip(1).enumerate());
     engine.logits(&ids[..ids.len().saturating_sub(1)], true, progress, &mut |row| {
         if let Some((position, id)) = next.next()
             && position >= first
         {
-            sum += nll(row, *id).ok_or_else(super::not_finite)?;
+            sum += nll(row, *id).ok_or_else(|| super::not_finite(&info))?;
             scored += 1;
         }
         Ok(())

@@ -31,7 +31,8 @@ impl Activation {
         match self {
             Activation::Silu | Activation::Gelu => self.of(gate) * up,
             Activation::ClampedSwish => {
-                let gate = gate.min(CLAMP);
+                // Not `min`, which drops what is no number; `clamp` keeps it.
+                let gate = if gate > CLAMP { CLAMP } else { gate };
                 gate * sigmoid(STEEP * gate) * (up.clamp(-CLAMP, CLAMP) + 1.0)
             }
         }

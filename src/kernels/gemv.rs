@@ -373,6 +373,7 @@ impl Gemv {
             .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
             .flag("SCALED", self.parts.iter().any(|p| p.scale != 1.0))
+            .flag("LEVELS", self.parts.iter().any(|p| !p.layout.ty.is_float()))
             .flag("BEST", best)
             .flag("RAW", self.epilogue == Epilogue::Raw)
             .flag("RESIDUAL", residual)
@@ -529,7 +530,8 @@ pub fn row_product(math: Math, ty: Type, row: &[u8], x: &Activations, scratch: &
                     sum += block.scale[g] * record.scale * part - block.min[g] * record.sum;
                 }
             }
-            sum
+            // An infinite scale makes elements of both signs, whose sum is no number.
+            if sum.is_finite() { sum } else { f32::NAN }
         }
     }
 }

@@ -71,10 +71,10 @@ impl Route {
 }
 
 impl Routing {
-    /// The chosen experts, the best first, each with its weight. A score that is not finite comes first,
-    /// and no weight is finite then: what comes of it says so.
+    /// The chosen experts, the best first, each with its weight. A score that is infinite or no number
+    /// comes first, and no weight is finite then: what comes of it says so. Minus infinity is the lowest.
     pub fn choose(&self, scores: &[f32]) -> Vec<(usize, f32)> {
-        let score = |e: usize| if scores[e].is_finite() { scores[e] } else { f32::INFINITY };
+        let score = |e: usize| if scores[e].is_nan() { f32::INFINITY } else { scores[e] };
         let mut order: Vec<usize> = (0..self.count).collect();
         // Stable: of equal scores the first comes first.
         order.sort_by(|a, b| score(*b).partial_cmp(&score(*a)).unwrap_or(Ordering::Equal));
@@ -123,11 +123,16 @@ mod tests {
 
     #[test]
     fn a_score_that_is_no_number_is_not_passed_over() {
-        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for normalised in [true, false] {
-                let chosen = routing(3, 1, normalised).choose(&[1.0, bad, 2.0]);
+        for normalised in [true, false] {
+            let of = |score| routing(3, 1, normalised).choose(&[1.0, score, 2.0]);
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                let chosen = of(bad);
                 assert!(chosen[0].0 == 1 && chosen[0].1.is_nan(), "{bad}: {chosen:?}");
             }
+            let chosen = of(f32::NEG_INFINITY);
+            assert!(chosen[0].0 == 2 && chosen[0].1.is_finite(), "{chosen:?}");
+            let all = routing(2, 2, normalised).choose(&[f32::NEG_INFINITY; 2]);
+            assert!(all[0].1.is_nan() && all[1].1.is_nan(), "nothing is left to choose");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! where workgroups can see each other's writes, else a dispatch of its own.
 
 use super::source::Source;
-use super::vector::Activations;
+use super::vector::{Activations, norm_factor};
 use super::{Form, Math, Shader, groups, padded, squares, u32};
 
 /// What is done to the stream, in this order.
@@ -157,7 +157,7 @@ impl Settle {
             }
             if added.normed {
                 let squares: f32 = branch.iter().map(|v| v * v).sum();
-                let factor = 1.0 / (squares / width + self.epsilon).sqrt();
+                let factor = norm_factor(squares, self.width, self.epsilon);
                 branch.iter_mut().zip(&vectors.branch_norm).for_each(|(v, w)| *v *= factor * w);
             }
             x.iter_mut().zip(&branch).for_each(|(x, v)| *x += added.scale * v);
@@ -172,7 +172,7 @@ impl Settle {
             }
         };
         let squares: f32 = x.iter().map(|v| (v - mean) * (v - mean)).sum();
-        let factor = 1.0 / (squares / width + self.epsilon).sqrt();
+        let factor = norm_factor(squares, self.width, self.epsilon);
         let bias = |i: usize| bias.get(i).copied().unwrap_or(0.0);
         let normed = x.iter().zip(&vectors.norm).enumerate();
         let read: Vec<f32> = normed.map(|(i, (v, w))| (v - mean) * factor * w + bias(i)).collect();

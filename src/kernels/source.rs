@@ -27,6 +27,7 @@ shaders![
     "cap.wgsl",
     "embed.wgsl",
     "emit.wgsl",
+    "finite.wgsl",
     "gemv.wgsl",
     "kv.wgsl",
     "kv_block.wgsl",

@@ -36,6 +36,8 @@ impl Activations {
     /// Writes group `g`. In F16 its scale is the power of two above the largest magnitude.
     pub fn emit(&mut self, math: Math, g: usize, values: &[f32; GROUP], squares: f32) {
         let numbers = &mut self.numbers[g * GROUP..(g + 1) * GROUP];
+        // What integers, and F16 with certainty, cannot carry on, their scale does.
+        let is_finite = values.iter().all(|v| v.is_finite());
         let (scale, sum) = match math {
             Math::F32 => {
                 numbers.copy_from_slice(values);
@@ -49,13 +51,13 @@ impl Activations {
                     *n = (v * inverse).round_ties_even();
                     sum += *n;
                 }
-                let scale = if values.iter().all(|v| v.is_finite()) { top / math.steps() } else { f32::NAN };
+                let scale = if is_finite { top / math.steps() } else { f32::NAN };
                 (scale, sum * scale)
             }
             Math::F16 => {
                 let top = values.iter().fold(0f32, |m, v| m.max(v.abs()));
                 let exponent = ((top.to_bits() >> 23) + 1).clamp(1, 253);
-                let scale = f32::from_bits(exponent << 23);
+                let scale = if is_finite { f32::from_bits(exponent << 23) } else { f32::NAN };
                 let inverse = f32::from_bits((254 - exponent) << 23);
                 let mut sum = 0.0;
                 for (n, v) in numbers.iter_mut().zip(values) {
@@ -144,7 +146,13 @@ impl Activations {
 
     /// 1 / sqrt(mean square + epsilon) of the residual stream that these came from.
     pub fn norm_factor(&self, width: usize, epsilon: f32) -> f32 {
-        let squares: f32 = self.records.iter().map(|r| r.squares).sum();
-        1.0 / (squares / width as f32 + epsilon).sqrt()
+        norm_factor(self.records.iter().map(|r| r.squares).sum(), width, epsilon)
     }
+}
+
+/// 1 / sqrt(mean square + epsilon) of so many elements, by the sum of their squares. Where that overflows
+/// the factor would be 0, and hide it: it is no number then.
+pub fn norm_factor(squares: f32, elements: usize, epsilon: f32) -> f32 {
+    let square = squares / elements as f32 + epsilon;
+    if square.is_finite() { 1.0 / square.sqrt() } else { f32::NAN }
 }

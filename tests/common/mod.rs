@@ -42,6 +42,17 @@ pub(crate) fn fixtures() -> PathBuf {
     }
 }
 
+/// A prompt of a fixture, and the exact logits after its tokens.
+pub(crate) fn golden(path: &Path, prompt: &str, logits: &str) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(path.with_extension("golden.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let words = |name: &str| -> Vec<u32> {
+        let tensor = file.tensor(name).unwrap();
+        tensor.data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    };
+    (words(prompt), words(logits).into_iter().map(f32::from_bits).collect())
+}
+
 /// True when everything is to be tested, not only what is quick.
 pub(crate) fn full() -> bool {
     std::env::var("INFER_TEST_FULL").is_ok_and(|v| v == "1")

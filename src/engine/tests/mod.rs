@@ -1,10 +1,14 @@
 //! Every kernel against its twin, on a device, at odd sizes and in every form.
 
 mod attention;
+#[path = "../../../tests/common/mod.rs"]
+mod common;
 mod epilogues;
 mod experts;
+mod finite;
 mod overlap;
 mod products;
+mod reference;
 mod sampling;
 mod settle;
 

@@ -1,7 +1,7 @@
 //! Attention's twin: the same computation on the host, in F32, with the cache's rounding.
 
 use super::super::activation::capped;
-use super::super::vector::Activations;
+use super::super::vector::{Activations, norm_factor};
 use super::super::{Kv, Math, gemv};
 use super::{Attention, HeadNorms, Pairing};
 
@@ -58,7 +58,7 @@ impl Attention {
             if self.norms != HeadNorms::None {
                 for unit in rows.chunks_exact_mut(unit) {
                     let squares: f32 = unit.iter().map(|v| v * v).sum();
-                    let factor = 1.0 / (squares / unit.len() as f32 + self.epsilon).sqrt();
+                    let factor = norm_factor(squares, unit.len(), self.epsilon);
                     unit.iter_mut().zip(&vectors[starts[i]..]).for_each(|(v, w)| *v *= w * factor);
                 }
             }

@@ -21,6 +21,7 @@
 //! # Ok::<(), infer::Error>(())
 //! ```
 
+mod atomic_file;
 pub mod cli;
 pub mod engine;
 mod error;
@@ -28,6 +29,7 @@ pub mod gguf;
 pub mod kernels;
 pub mod model;
 pub mod quant;
+mod threads;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod common;
 mod devices;
+mod input;
 mod inspect;
 mod interrupt;
 mod load;
@@ -22,8 +23,8 @@ pub mod shapes;
 mod stats;
 mod stop;
 mod synth;
+mod terminal;
 mod tokenize;
-mod whole;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -85,6 +86,7 @@ pub fn execute<P: Parser>(
 }
 
 fn dispatch(command: Command) -> Result<()> {
+    interrupt::install()?;
     match command {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::run(&args),

@@ -2,6 +2,7 @@
 //! GPU's tests, and runs the same models.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 mod pass;
 
@@ -19,7 +20,7 @@ use crate::kernels::select::FAILED;
 use crate::kernels::settle::{Settle, Vectors};
 use crate::kernels::{Kv, Math, padded};
 use crate::model::{Matrix, Model, Op, Spec, Vector, Weights};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// Tokens that are computed together: a row is decoded once for all of them.
 const BATCH: usize = 32;
@@ -30,6 +31,7 @@ pub struct CpuEngine {
     stages: Vec<Stage>,
     info: Info,
     pool: rayon::ThreadPool,
+    stop: Option<Arc<AtomicBool>>,
     kv: Kv,
     /// Per layer.
     attention: Vec<Attention>,
@@ -100,12 +102,8 @@ impl CpuEngine {
         {
             return Err(Error::Usage(format!("--math {math} is for GPUs: the CPU computes in f32")));
         }
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
+        let threads = options.threads.unwrap_or_else(threads::cores);
+        let pool = threads::pool(threads)?;
         let kv = options.kv.unwrap_or(Kv::F32);
         let weight_bytes = plan.matrices().iter().map(|m| m.bytes()).sum();
         let scratch_bytes = (BATCH * (spec.vocab + 4 * spec.width + 3 * spec.ffn) * 4) as u64;
@@ -145,6 +143,7 @@ impl CpuEngine {
             stages,
             info,
             pool,
+            stop: options.stop.clone(),
             kv,
             attention: layers,
             vectors,
@@ -152,6 +151,11 @@ impl CpuEngine {
             run: None,
             counters: Counters::default(),
         })
+    }
+
+    /// True where somebody has asked to stop. What is computed from then on means nothing.
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed))
     }
 
     /// Computes a prompt in batches; `row` sees the wanted logits.
@@ -177,13 +181,14 @@ impl CpuEngine {
                 (false, true) => Wanted::Last,
                 (false, false) => Wanted::None,
             };
+            // Rings are written over even where the batch is stopped half-way.
+            self.kept.wrote(position + done + batch.len());
             let rows = Pass::run(self, position + done, batch, wanted)?;
             self.model.weights.intact()?;
             for logits in rows {
                 row(logits)?;
             }
             self.ids.extend(batch);
-            self.kept.wrote(self.ids.len());
             done += batch.len();
         }
         let _ = progress(done, ids.len());
@@ -225,8 +230,8 @@ impl Engine for CpuEngine {
         if run.step > 0 {
             let newest = self.ids.len() - 1;
             let id = self.ids[newest];
-            let logits = Pass::run(self, newest, &[id], Wanted::Last)?;
             self.kept.wrote(newest + 1);
+            let logits = Pass::run(self, newest, &[id], Wanted::Last)?;
             self.model.weights.intact()?;
             run.logits = logits.into_iter().next().unwrap_or_default();
             self.counters.steps += 1;

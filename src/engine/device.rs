@@ -12,7 +12,7 @@ use super::overlap;
 use super::tune::Table;
 use super::{DeviceChoice, Options};
 use crate::kernels::{Form, Kv, Math, Shader};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// What `infer devices` says of an adapter.
 #[derive(Clone, Debug, Serialize)]
@@ -364,7 +364,12 @@ impl Gpu {
         let new: HashSet<&Shader> = shaders.iter().filter(|s| !known(s)).collect();
         let new: Vec<&Shader> = new.into_iter().collect();
         let (device, checked) = (&self.device, self.checked);
-        let made: Vec<_> = new.par_iter().map(|shader| compile(device, checked, shader)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let pool = threads::pool(threads::cores().min(new.len()))?;
+        let made: Vec<_> =
+            pool.install(|| new.par_iter().map(|shader| compile(device, checked, shader)).collect());
         new.into_iter().zip(made).try_for_each(|(shader, made)| self.keep(shader, made).map(|_| ()))
     }
 

@@ -25,7 +25,7 @@ pub struct Request<'a> {
 pub enum Stop {
     /// An end token.
     Eos,
-    /// The caller saw enough (a stop text).
+    /// The caller saw enough (a stop text), or set [`super::Options::stop`].
     Caller,
     /// The number of tokens asked for.
     Length,
@@ -113,7 +113,10 @@ pub fn generate(
     history.ids = ids.to_vec();
     let mut run = || -> Result<Stop> {
         for n in 0..limit {
-            let id = engine.next()?;
+            let id = match engine.next() {
+                Err(Error::Interrupted) => return Ok(Stop::Caller),
+                id => id?,
+            };
             if n == 0 {
                 outcome.prefill = start.elapsed();
             } else {

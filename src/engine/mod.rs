@@ -30,6 +30,7 @@ pub use program::scratch_bytes;
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::kernels::sample::Sampling;
@@ -120,6 +121,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Which forms of the kernels to use; by default as the environment says.
     pub forms: Forms,
+    /// Whoever sets it stops what the engine is doing, however long a single step takes: the call
+    /// ends with [`Error::Interrupted`].
+    pub stop: Option<Arc<AtomicBool>>,
     /// Whether kernels are tuned to the device; by default not.
     pub tune: tune::Tune,
     /// [`Engine::profile`] will be called: where stages overlap it needs kernels that do not.
@@ -135,6 +139,7 @@ impl Default for Options {
             context: None,
             memory: None,
             threads: None,
+            stop: None,
             forms: Forms::from_env(),
             tune: tune::Tune::default(),
             profiled: false,

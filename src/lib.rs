@@ -24,6 +24,7 @@
 mod atomic_file;
 pub mod cli;
 pub mod engine;
+mod environment;
 mod error;
 pub mod gguf;
 pub mod kernels;

@@ -30,7 +30,7 @@ pub(super) fn opening(system: Option<&str>) -> Vec<Message> {
 /// has no room for it, say, is refused, and the conversation is what it was before.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after Ctrl-C; the engine's and the terminal's.
+/// The engine's and the terminal's.
 pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&str>) -> Result<()> {
     let failed = |e: ReadlineError| Error::Other(format!("terminal: {e}"));
     let mut editor = DefaultEditor::new().map_err(failed)?;
@@ -42,7 +42,7 @@ pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&st
     loop {
         let line = match terminal::editing(|| editor.readline("> ")) {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) if pressed => return Err(Error::Interrupted),
+            Err(ReadlineError::Interrupted) if pressed => interrupt::end(),
             Err(ReadlineError::Interrupted) => {
                 pressed = true;
                 output::say("Ctrl-C once more, or /exit, leaves");

@@ -69,8 +69,16 @@ pub(super) fn reset() {
 fn on_interrupt() {
     if !DEFERS.load(SeqCst) || ASKED.swap(true, SeqCst) {
         clean_up();
+        terminal::new_line();
         system::exit(Error::Interrupted.exit_code().into());
     }
+}
+
+/// Ends the program once it has said what there is. To close an engine might mean to wait for a device
+/// that is still at work.
+pub(super) fn end() -> ! {
+    clean_up();
+    system::exit(Error::Interrupted.exit_code().into())
 }
 
 /// What has to be done before the process ends: nothing else of it runs any more.

@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::{Error, Result, VERSION};
+use crate::{Error, Result, VERSION, environment};
 
 // What programs beside this one need to take the same arguments and speak the same way.
 pub use common::{kv, math, open};
@@ -86,6 +86,7 @@ pub fn execute<P: Parser>(
 }
 
 fn dispatch(command: Command) -> Result<()> {
+    environment::get()?;
     interrupt::install()?;
     match command {
         Command::Run(args) => run::run(args),

@@ -114,10 +114,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Ok(sum) => scores.push(sum),
             Err(e) => {
                 bar.clear();
-                if let (Error::Interrupted, Some(so_far)) = (&e, Perplexity::of(&scores)) {
+                if !matches!(e, Error::Interrupted) {
+                    return Err(e);
+                }
+                if let Some(so_far) = Perplexity::of(&scores) {
                     output::say(&format!("interrupted: {}", line(&so_far)));
                 }
-                return Err(e);
+                interrupt::end();
             }
         }
         if let Some(so_far) = Perplexity::of(&scores) {

@@ -12,7 +12,7 @@ use super::input::{self, Beside};
 use super::prompt::Prompter;
 use super::session::{Answer, Session, Settings};
 use super::stats::Stats;
-use super::{chat, load, output};
+use super::{chat, interrupt, load, output};
 use crate::engine::generate::History;
 use crate::engine::{DEFAULT_CONTEXT, Options};
 use crate::kernels::sample::Sampling;
@@ -202,7 +202,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
             stats,
         })?;
     }
-    if answer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    if answer.interrupted() { interrupt::end() } else { Ok(()) }
 }
 
 /// The prompt's text; `None` for a chat.

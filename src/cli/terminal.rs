@@ -18,13 +18,16 @@ pub(super) fn editing<T>(edit: impl FnOnce() -> T) -> T {
     line
 }
 
-/// Puts the terminal back to what it was when the program began. A bar or half a line stays, and what
-/// comes next begins a new one.
+/// Puts the terminal back to what it was when the program began.
 pub(super) fn restore() {
     #[cfg(unix)]
     if EDITING.load(SeqCst) {
         unix::restore();
     }
+}
+
+/// Lets what comes next on a terminal begin a line: a bar or half a line may stand there.
+pub(super) fn new_line() {
     if stderr().is_terminal() {
         super::output::say_text("\n");
     }

@@ -23,6 +23,8 @@ use crate::{Error, Result};
 
 /// Tokens of a prefill batch.
 pub(super) const BATCH: usize = 64;
+/// Dispatches of a submission of such a batch to a software adapter.
+const SOFTWARE_PIECE: usize = 4;
 /// Submissions under way while decoding.
 const FLIGHTS: usize = 3;
 /// The most tokens of a submission.
@@ -119,12 +121,25 @@ impl GpuEngine {
     }
 
     /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
-    fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> wgpu::SubmissionIndex {
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> Result<wgpu::SubmissionIndex> {
         let step = Step::batch(position, tokens);
+        let encoder = || self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        // A driver that computes on the host does so while it takes a submission, and nobody can ask it
+        // to stop.
+        let most = if self.gpu.software { SOFTWARE_PIECE } else { usize::MAX };
+        let mut pieces = self.programs.batch_pieces(most).peekable();
+        while let Some(piece) = pieces.next_if(|piece| piece.len() == most) {
+            self.gpu.check_stop()?;
+            let mut encoder = encoder();
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            Programs::record_batch(&mut pass, piece, &step);
+            drop(pass);
+            self.gpu.queue.submit([encoder.finish()]);
+        }
+        let mut encoder = encoder();
         let copy = {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.programs.record_batch(&mut pass, &step);
+            Programs::record_batch(&mut pass, pieces.next().unwrap_or_default(), &step);
             match tail {
                 Tail::Nothing => None,
                 Tail::Select(sampling, into) => {
@@ -139,7 +154,7 @@ impl GpuEngine {
         if let Some((source, offset, into, bytes)) = copy {
             encoder.copy_buffer_to_buffer(source, offset, into, 0, bytes);
         }
-        self.gpu.queue.submit([encoder.finish()])
+        Ok(self.gpu.queue.submit([encoder.finish()]))
     }
 
     /// Computes `ids` at a position; `tail` follows the last batch.
@@ -168,8 +183,8 @@ impl GpuEngine {
                 return Err(Error::Interrupted);
             }
             let tail = if i + 1 == batches { tail } else { Tail::Nothing };
-            submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail));
             self.kept.wrote(position + i * BATCH + batch.len());
+            submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail)?);
         }
         submitted.pop_back().ok_or_else(|| Error::Request("there are no tokens to compute".to_owned()))
     }
@@ -224,18 +239,41 @@ impl GpuEngine {
         Ok(words)
     }
 
+    /// Ends a run. Where somebody asks to stop meanwhile, what is under way is left for the next call.
+    fn settle(&mut self) -> Result<()> {
+        let Some(mut run) = self.run.take() else { return Ok(()) };
+        while let Some(flight) = run.flights.pop_front() {
+            if let Err(Error::Interrupted) = self.land(&flight) {
+                run.flights.push_front(flight);
+                self.run = Some(run);
+                return Err(Error::Interrupted);
+            }
+            // A device that fails here will say so at the next call.
+            self.landing.push(flight.buffer);
+        }
+        Ok(())
+    }
+
     fn next_of(&mut self, run: &mut Run) -> Result<u32> {
         loop {
             if let Some(id) = run.ready.pop_front() {
                 return if id == FAILED { Err(super::not_finite()) } else { Ok(id) };
             }
             while run.flights.len() < FLIGHTS && run.left > 0 {
+                self.gpu.check_stop()?;
                 self.submit(run)?;
             }
             let Some(flight) = run.flights.pop_front() else {
                 return Err(Error::Other("the generation has ended".to_owned()));
             };
-            let ids = self.land(&flight)?;
+            let ids = match self.land(&flight) {
+                Ok(ids) => ids,
+                Err(e) => {
+                    // Where the wait was stopped it is still under way.
+                    run.flights.push_front(flight);
+                    return Err(e);
+                }
+            };
             self.landing.push(flight.buffer);
             let per_token = run.landed.elapsed().as_nanos() / ids.len().max(1) as u128;
             run.landed = Instant::now();
@@ -250,7 +288,7 @@ impl Drop for GpuEngine {
     /// Nothing is under way when buffers go: those of stages that overlap have two names, and the second
     /// must not be the last to hold the first (`overlap.rs`).
     fn drop(&mut self) {
-        self.end();
+        let _ = self.gpu.wait_for_all();
     }
 }
 
@@ -280,7 +318,7 @@ impl Engine for GpuEngine {
         limit: usize,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.end();
+        self.settle()?;
         super::check_context(position + ids.len(), self.info.context)?;
         self.programs.prepare(&self.gpu, sampling)?;
         let buffer = self.landing()?;
@@ -317,13 +355,7 @@ impl Engine for GpuEngine {
     }
 
     fn end(&mut self) {
-        if let Some(run) = self.run.take() {
-            for flight in run.flights {
-                // A device that fails here will say so at the next call.
-                let _ = self.land(&flight);
-                self.landing.push(flight.buffer);
-            }
-        }
+        let _ = self.settle();
     }
 
     fn logits(
@@ -333,7 +365,7 @@ impl Engine for GpuEngine {
         progress: Progress<'_>,
         row: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.end();
+        self.settle()?;
         super::check_context(ids.len(), self.info.context)?;
         let row_bytes = 4 * self.model.plan.spec.vocab as u64;
         // Tokens whose logits are one binding.
@@ -377,7 +409,7 @@ impl Engine for GpuEngine {
     }
 
     fn profile(&mut self, position: usize) -> Result<Option<Profile>> {
-        self.end();
+        self.settle()?;
         profile::profile(&self.gpu, &self.programs, position)
     }
 }

@@ -7,6 +7,8 @@ use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use signal_hook::low_level;
 
+use crate::cli::terminal;
+
 /// Starts the thread that waits for signals.
 ///
 /// SIGQUIT is left alone: it asks for a dump of all there is, temporary files included.
@@ -30,6 +32,7 @@ fn on_signal(info: &siginfo_t, in_background: bool) {
         SIGINT => super::on_interrupt(),
         signal => {
             super::clean_up();
+            terminal::new_line();
             // Whoever waits for this process sees the signal. What cannot be ended so ends as shells say it.
             let _ = low_level::emulate_default_handler(signal);
             exit(128 + signal);

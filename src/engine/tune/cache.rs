@@ -14,7 +14,7 @@ use crate::atomic_file::AtomicFile;
 use crate::engine::Options;
 use crate::engine::device::Gpu;
 use crate::kernels::gemv::Knobs;
-use crate::{Error, Result};
+use crate::{Error, Result, environment};
 
 /// Everything that decides what is fastest, but for the product.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ impl Cache {
 pub fn folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = |below: &str| set("HOME").map(|home| home.join(below));
-    if let Some(own) = set("INFER_CACHE_DIR") {
+    if let Some(own) = environment::get().ok().and_then(|environment| environment.cache_folder.clone()) {
         return Some(own);
     }
     let caches = if cfg!(windows) {

@@ -21,13 +21,16 @@
 //! # Ok::<(), infer::Error>(())
 //! ```
 
+mod atomic_file;
 pub mod cli;
 pub mod engine;
+mod environment;
 mod error;
 pub mod gguf;
 pub mod kernels;
 pub mod model;
 pub mod quant;
+mod threads;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::account::Account;
 use super::common::{Compute, ModelArg, at_least_one, count};
 use super::stats::{per, rate};
-use super::{interrupt, load, output, shapes};
+use super::{load, output, shapes};
 use crate::engine::generate::{History, Outcome, Request, generate};
 use crate::engine::profile::{Limits, median};
 use crate::engine::tune::Tuned;
@@ -113,7 +113,6 @@ const WINDOWS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    interrupt::install()?;
     let (name, model) = match &args.synthetic {
         Some(shape) => (shape.clone(), Arc::new(shapes::model(shape)?)),
         None => (args.model.name(), load::model(&args.model)?),
@@ -213,11 +212,9 @@ impl Bench {
     }
 
     fn generate(&mut self, ids: &[u32], tokens: usize) -> Result<Outcome> {
-        let flow = || if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let flow = || ControlFlow::Continue(());
         let request = Request { ids, sampling: Sampling::greedy(), tokens: Some(tokens), end_ids: &[] };
-        let outcome =
-            generate(&mut *self.engine, &mut self.history, &request, &mut |_, _| flow(), &mut |_| flow())?;
-        if interrupt::requested() { Err(Error::Interrupted) } else { Ok(outcome) }
+        generate(&mut *self.engine, &mut self.history, &request, &mut |_, _| flow(), &mut |_| flow())
     }
 }
 

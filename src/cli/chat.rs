@@ -1,12 +1,14 @@
 //! The interactive chat: a line, an answer, a line.
 
+use std::io::ErrorKind;
+
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::prompt::Prompter;
-use super::session::Session;
+use super::session::{Answer, Session};
 use super::stats::Stats;
-use super::{interrupt, output};
+use super::{interrupt, output, terminal};
 use crate::tokenizer::Message;
 use crate::{Error, Result};
 
@@ -23,31 +25,39 @@ pub(super) fn opening(system: Option<&str>) -> Vec<Message> {
     system.map(message).into_iter().collect()
 }
 
-/// Talks until the user leaves or the context is full. Each turn is rendered and tokenized as a
-/// whole; the session computes only what has changed since the last one.
+/// Talks until the user leaves. Each turn is rendered and tokenized as a whole; the session computes
+/// only what has changed since the last one. A message that cannot be answered, because the context
+/// has no room for it, say, is refused, and the conversation is what it was before.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after Ctrl-C, [`Error::Request`] when the context is full; the
-/// engine's, the template's and the terminal's.
+/// The engine's and the terminal's.
 pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&str>) -> Result<()> {
-    let terminal = |e: ReadlineError| Error::Other(format!("terminal: {e}"));
-    let mut editor = DefaultEditor::new().map_err(terminal)?;
+    let failed = |e: ReadlineError| Error::Other(format!("terminal: {e}"));
+    let mut editor = DefaultEditor::new().map_err(failed)?;
     let mut messages = opening(system);
     let mut pressed = false;
     if !session.settings.quiet {
         output::say("/help shows what can be done besides talking");
     }
     loop {
-        let line = match editor.readline("> ") {
+        let line = match terminal::editing(|| editor.readline("> ")) {
             Ok(line) => line,
-            Err(ReadlineError::Interrupted) if pressed => return Err(Error::Interrupted),
+            Err(ReadlineError::Interrupted) if pressed => interrupt::end(),
             Err(ReadlineError::Interrupted) => {
                 pressed = true;
                 output::say("Ctrl-C once more, or /exit, leaves");
                 continue;
             }
             Err(ReadlineError::Eof) => return Ok(()),
-            Err(e) => return Err(terminal(e)),
+            Err(ReadlineError::Io(e)) if e.kind() == ErrorKind::InvalidData => {
+                // The editor has let go of what it had read, so nobody can tell where the line ends.
+                terminal::drop_typed();
+                output::say(
+                    "the line is refused, with what came right behind it: it has bytes that are no UTF-8",
+                );
+                continue;
+            }
+            Err(e) => return Err(failed(e)),
         };
         pressed = false;
         match line.trim() {
@@ -67,39 +77,48 @@ pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&st
         // A line that cannot be kept for the arrow keys is no reason to stop.
         let _ = editor.add_history_entry(&line);
         messages.push(Message { role: "user".to_owned(), content: line });
-        let full = turn(&mut session, prompter, &mut messages, &mut pressed)?;
-        if let Some(tokens) = full {
-            return Err(Error::Request(format!(
-                "the conversation has {tokens} tokens, the context holds {}: start again, or raise --ctx",
-                session.engine.info().context
-            )));
+        match turn(&mut session, prompter, &messages) {
+            Ok(answer) => {
+                pressed = answer.interrupted();
+                messages.push(Message { role: "assistant".to_owned(), content: answer.text });
+            }
+            Err(Error::Request(why)) => {
+                messages.pop();
+                output::say(&format!("the message is refused: {why}"));
+            }
+            Err(e) => return Err(e),
         }
     }
 }
 
-/// One answer, which becomes a message. Gives the number of tokens when the context is full.
-fn turn(
-    session: &mut Session,
-    prompter: &Prompter,
-    messages: &mut Vec<Message>,
-    pressed: &mut bool,
-) -> Result<Option<usize>> {
+/// One answer.
+fn turn(session: &mut Session, prompter: &Prompter, messages: &[Message]) -> Result<Answer> {
     let ids = prompter.ids(messages)?;
-    if ids.len() > session.engine.info().context {
-        return Ok(Some(ids.len()));
+    let context = session.engine.info().context;
+    if ids.len() > context {
+        return Err(Error::Request(format!(
+            "with it the conversation has {} tokens, the context holds {context}: shorten it, begin anew with \
+             /reset, or raise --ctx",
+            ids.len()
+        )));
     }
     interrupt::reset();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print);
+    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print_text);
     // Whatever ended it, its line ends: the terminal may have put a ^C there.
     let ended = output::print("\n");
     let answer = answer?;
     ended?;
-    *pressed = answer.interrupted();
     interrupt::reset();
     if !session.settings.quiet {
         let zero = std::time::Duration::ZERO;
         output::say(&Stats::new(session.engine.info(), &answer.outcome, zero, zero).line());
     }
-    messages.push(Message { role: "assistant".to_owned(), content: answer.text });
-    Ok((answer.stop_reason == "context").then(|| ids.len() + answer.ids.len()))
+    if answer.stop_reason == "context" {
+        output::say(&format!(
+            "the answer ends here: the conversation has {} tokens, the context holds {context} (/reset begins \
+             anew, --ctx makes room)",
+            ids.len() + answer.ids.len()
+        ));
+    }
+    Ok(answer)
 }

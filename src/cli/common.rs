@@ -1,7 +1,6 @@
 //! What commands share: the model's file, the engine's flags, texts and ids.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -9,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::engine::tune::{self, Tune, When};
 use crate::engine::{DeviceChoice, Options};
-use crate::gguf::{Bytes, File};
+use crate::gguf::{Bytes, File, Part};
 use crate::kernels::{Kv, Math};
 use crate::{Error, Result};
 
@@ -54,7 +53,29 @@ pub fn open(path: &Path) -> Result<File> {
         let bytes = Bytes::Static(&DEMO_FILE.0);
         return File::parse(bytes).map_err(|e| Error::File(format!("{DEMO}: {e}")));
     }
-    File::open(path)
+    let file = File::open(path)?;
+    // What `>> MODEL` appends to is no model afterwards.
+    if let Ok(stdout) = same_file::Handle::stdout() {
+        let is_stdout = |part: &Part| same_file::Handle::from_path(part.name()).is_ok_and(|h| h == stdout);
+        refuse_output(&file, "stdout", is_stdout)?;
+    }
+    Ok(file)
+}
+
+/// Refuses to write to a file of the model, by whatever name or link it is reached.
+///
+/// # Errors
+/// [`Error::Usage`] with the flag.
+pub(super) fn refuse_model(file: &File, flag: &str, out: &Path) -> Result<()> {
+    let place = format!("{flag} {}", out.display());
+    refuse_output(file, &place, |part| same_file::is_same_file(part.name(), out).unwrap_or(false))
+}
+
+fn refuse_output(file: &File, place: &str, is_output: impl Fn(&Part) -> bool) -> Result<()> {
+    match file.parts().iter().find(|part| is_output(part)) {
+        Some(part) => Err(Error::Usage(format!("{place}: is the model {}, name another file", part.name()))),
+        None => Ok(()),
+    }
 }
 
 /// The flags of commands that compute.
@@ -187,40 +208,6 @@ pub(super) fn ids(flag: &str, text: &str) -> Result<Vec<u32>> {
         }
     }
     Ok(ids)
-}
-
-/// The text of a flag, of a file, or of stdin; `None` where stdin is a terminal.
-///
-/// # Errors
-/// [`Error::File`] for what cannot be read or is no UTF-8.
-pub(super) fn text(flag: Option<String>, file: Option<&Path>) -> Result<Option<String>> {
-    let utf8 = |bytes, place: &dyn Display| {
-        String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Error::File(format!("{place}: is no text (byte {at} is no UTF-8)"))
-        })
-    };
-    if flag.is_some() {
-        return Ok(flag);
-    }
-    if let Some(path) = file {
-        let bytes = std::fs::read(path).map_err(|e| {
-            let why = if e.kind() == std::io::ErrorKind::NotFound {
-                "no such file".to_owned()
-            } else {
-                e.to_string()
-            };
-            Error::File(format!("{}: {why}", path.display()))
-        })?;
-        return utf8(bytes, &path.display()).map(Some);
-    }
-    let mut stdin = std::io::stdin().lock();
-    if stdin.is_terminal() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    stdin.read_to_end(&mut bytes).map_err(|e| Error::File(format!("stdin: {e}")))?;
-    utf8(bytes, &"stdin").map(Some)
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::common::ModelArg;
+use super::interrupt::{self, Deferred};
+use super::output;
 use super::progress::{Bar, Unit};
-use super::{interrupt, output};
 use crate::engine::{self, Engine, Info, Options};
 use crate::gguf::File;
 use crate::model::{Model, Weights};
@@ -57,23 +58,38 @@ pub(super) fn vocabulary(tokenizer: &Tokenizer, model: &Model) -> Result<()> {
 /// Opens the engine. What the file alone decides has been decided: to refuse that comes first.
 ///
 /// # Errors
-/// The engine's, and [`Error::Interrupted`].
+/// The engine's.
 pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result<Box<dyn Engine>> {
+    let engine = engine(model, options, quiet)?;
+    announce(engine.info(), quiet);
+    Ok(engine)
+}
+
+/// The same for who can be asked to stop from when the engine is announced on.
+///
+/// # Errors
+/// As [`open`]'s.
+pub(super) fn open_deferred(
+    model: &Arc<Model>,
+    options: &Options,
+    quiet: bool,
+) -> Result<(Box<dyn Engine>, Deferred)> {
+    let options = Options { stop: Some(interrupt::flag()), ..options.clone() };
+    let engine = engine(model, &options, quiet)?;
+    let deferred = Deferred::new();
+    announce(engine.info(), quiet);
+    Ok((engine, deferred))
+}
+
+fn engine(model: &Arc<Model>, options: &Options, quiet: bool) -> Result<Box<dyn Engine>> {
     let mut bar = Bar::new(Unit::Bytes, quiet);
     let mut progress = |done, all| {
         bar.set(done, all);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     };
     let mut options = options.clone();
     options.tune.say = (!quiet && stderr().is_terminal()).then_some(tuning);
-    let engine = engine::open(Arc::clone(model), &options, &mut progress);
-    drop(bar);
-    let engine = engine?;
-    if interrupt::requested() {
-        return Err(Error::Interrupted);
-    }
-    announce(engine.info(), quiet);
-    Ok(engine)
+    engine::open(Arc::clone(model), &options, &mut progress)
 }
 
 /// What is said on a terminal, as a bar is shown there alone.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::common::{self, Compute, ModelArg};
 use super::progress::{Bar, Unit};
-use super::whole::WholeFile;
-use super::{interrupt, load, output};
+use super::{load, output};
+use crate::atomic_file::AtomicFile;
 use crate::engine::DEFAULT_CONTEXT;
 use crate::{Error, Result};
 
@@ -36,7 +36,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if ids.is_empty() {
         return Err(Error::Usage("--ids: there is none".to_owned()));
     }
-    interrupt::install()?;
     let model = load::model(&args.model)?;
     let spec = &model.plan.spec;
     if let Some(id) = ids.iter().find(|id| **id as usize >= spec.vocab) {
@@ -57,6 +56,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         )));
     }
     let rows = if args.all { ids.len() } else { 1 };
+    if let Ok(file) = load::file(&model) {
+        common::refuse_model(file, "--out", &args.out)?;
+    }
     // The file is made first: a folder that is not there should not cost the computation.
     let mut out = Output::create(&args.out, rows, spec.vocab)?;
     let mut engine = load::open(&model, &options, args.quiet)?;
@@ -70,13 +72,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut bar = Bar::new(Unit::Tokens, args.quiet);
     let mut progress = |done, all| {
         bar.set(done, all);
-        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     };
     let mut not_finite = 0;
     let result = engine.logits(&ids, args.all, &mut progress, &mut |row| {
-        if interrupt::requested() {
-            return Err(Error::Interrupted);
-        }
         not_finite += usize::from(row.iter().any(|v| !v.is_finite()));
         out.row(row)
     });
@@ -93,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// The file of logits.
 struct Output {
-    file: WholeFile,
+    file: AtomicFile,
     /// Rows that are still to come.
     rows: usize,
     vocab: usize,
@@ -101,7 +100,7 @@ struct Output {
 
 impl Output {
     fn create(path: &Path, rows: usize, vocab: usize) -> Result<Output> {
-        let mut file = WholeFile::create(format!("--out {}", path.display()), path)?;
+        let mut file = AtomicFile::create(format!("--out {}", path.display()), path)?;
         let bytes = rows * vocab * 4;
         let mut header =
             format!(r#"{{"logits":{{"dtype":"F32","shape":[{rows},{vocab}],"data_offsets":[0,{bytes}]}}}}"#);
@@ -124,6 +123,6 @@ impl Output {
         if self.rows > 0 {
             return Err(Error::Other(format!("the engine gave {} rows too few", self.rows)));
         }
-        self.file.finish()
+        self.file.commit()
     }
 }

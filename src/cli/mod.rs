@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod common;
 mod devices;
+mod input;
 mod inspect;
 mod interrupt;
 mod load;
@@ -22,8 +23,8 @@ pub mod shapes;
 mod stats;
 mod stop;
 mod synth;
+mod terminal;
 mod tokenize;
-mod whole;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::{Error, Result, VERSION};
+use crate::{Error, Result, VERSION, environment};
 
 // What programs beside this one need to take the same arguments and speak the same way.
 pub use common::{kv, math, open};
@@ -85,6 +86,8 @@ pub fn execute<P: Parser>(
 }
 
 fn dispatch(command: Command) -> Result<()> {
+    environment::get()?;
+    interrupt::install()?;
     match command {
         Command::Run(args) => run::run(args),
         Command::Inspect(args) => inspect::run(&args),

@@ -1,6 +1,6 @@
 //! Writing to stdout and stderr: nothing is lost in silence but what nobody reads any more.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
@@ -26,6 +26,21 @@ pub fn print(text: &str) -> Result<()> {
         }
         Error::Other(format!("stdout: {e}"))
     })
+}
+
+/// Writes what a model or a file says to stdout: as it is, but on a terminal with everything escaped
+/// that it would act upon.
+///
+/// # Errors
+/// As [`print`]'s.
+pub(super) fn print_text(text: &str) -> Result<()> {
+    if io::stdout().is_terminal() { print(&printable(text)) } else { print(text) }
+}
+
+/// A text in lines with characters escaped that a terminal would act upon. A carriage return is one: it
+/// lets a line be written over. Each is escaped by itself, so a text may come in any pieces.
+fn printable(text: &str) -> String {
+    escape_but(text, |c| matches!(c, '\n' | '\t'))
 }
 
 /// Writes an object as JSON and a line's end to stdout.
@@ -81,9 +96,13 @@ fn acts(c: char) -> bool {
 
 /// A text with characters escaped that a terminal would act upon.
 pub(super) fn escape(text: &str) -> String {
+    escape_but(text, |_| false)
+}
+
+fn escape_but(text: &str, passes: impl Fn(char) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if acts(c) {
+        if acts(c) && !passes(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -127,6 +146,10 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_raw() {
         assert_eq!(escape("a\x1b[31m\n\u{9b}\u{202e}é"), "a\\u{1b}[31m\\n\\u{9b}\\u{202e}é");
+        assert_eq!(
+            printable("a\tb\r\n\x1b]0;t\x07\u{7f}\u{9d}é👩\u{200d}👧"),
+            "a\tb\\r\n\\u{1b}]0;t\\u{7}\\u{7f}\\u{9d}é👩\u{200d}👧"
+        );
         assert_eq!(quoted("a\"\\n\n"), r#""a\"\\n\n""#);
         assert_eq!(harmless("{\n\"a\\u001b\u{9b}\u{202e}é\"}".to_owned()), "{\n\"a\\u001b\\u009b\\u202eé\"}");
         assert_eq!(shown(b"caf\xe9", 10), "\"caf\u{fffd}\"");

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::common::{self, Compute, ModelArg, at_least_one};
+use super::common::{Compute, ModelArg, at_least_one};
 use super::progress::{Bar, Unit};
-use super::{interrupt, load, output};
+use super::{input, interrupt, load, output};
 use crate::engine::Info;
 use crate::engine::quality::{Perplexity, score, windows};
 use crate::tokenizer::{Special, Tokenizer};
@@ -61,11 +61,14 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    interrupt::install()?;
     let name = args.model.name();
     let model = load::model(&args.model)?;
-    let tokenizer = load::file(&model).and_then(Tokenizer::from_file).map_err(|e| e.context(&name))?;
-    load::vocabulary(&tokenizer, &model).map_err(|e| e.context(&name))?;
+    let file = load::file(&model)?;
+    let tokenizer = Tokenizer::from_file(file).and_then(|tokenizer| {
+        load::vocabulary(&tokenizer, &model)?;
+        Ok(tokenizer)
+    });
+    let tokenizer = load::made(file, &name, tokenizer)?;
     let mut options = args.compute.options();
     let own = model.plan.spec.context;
     let context = options.context.unwrap_or(WINDOW.min(own));
@@ -89,7 +92,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         windows.truncate(most);
     }
     options.context = Some(context);
-    let mut engine = load::open(&model, &options, args.quiet)?;
+    let (mut engine, _deferred) = load::open_deferred(&model, &options, args.quiet)?;
     if !args.quiet {
         output::notes(&notes);
     }
@@ -111,10 +114,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Ok(sum) => scores.push(sum),
             Err(e) => {
                 bar.clear();
-                if let (Error::Interrupted, Some(so_far)) = (&e, Perplexity::of(&scores)) {
+                if !matches!(e, Error::Interrupted) {
+                    return Err(e);
+                }
+                if let Some(so_far) = Perplexity::of(&scores) {
                     output::say(&format!("interrupted: {}", line(&so_far)));
                 }
-                return Err(e);
+                interrupt::end();
             }
         }
         if let Some(so_far) = Perplexity::of(&scores) {
@@ -129,7 +135,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// The text's whole windows.
 fn cut(args: &Args, tokenizer: &Tokenizer, context: usize) -> Result<Vec<Vec<u32>>> {
     let path = Some(&*args.file).filter(|file| *file != Path::new("-"));
-    let text = common::text(None, path)?;
+    let text = input::text(None, path)?;
     let text = text.ok_or_else(|| Error::Usage("--file -: stdin is a terminal, give a pipe".to_owned()))?;
     let ids = tokenizer.encode_with_bos(&text, Special::AsText)?;
     let place = path.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());

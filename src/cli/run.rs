@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::common::{self, Compute, ModelArg};
+use super::input::{self, Beside};
 use super::prompt::Prompter;
 use super::session::{Answer, Session, Settings};
 use super::stats::Stats;
@@ -24,11 +25,11 @@ use crate::{Error, Result};
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// The prompt
+    /// The prompt; what a pipe or a redirected file has on stdin is added to it after a blank line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "file")]
     prompt: Option<String>,
-    /// A file with the prompt; without --prompt and --file it is read from stdin, whose last
-    /// line's end is left out
+    /// A file with the prompt, to which stdin is added as to --prompt; without both the prompt is read
+    /// from stdin, whose last line's end is left out
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The most tokens to generate; by default what the context holds
@@ -150,29 +151,29 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let (sampling, drawn) = args.sampling.resolve();
     let settings =
         Settings { sampling, tokens: args.tokens, stops: std::mem::take(&mut args.stop), quiet: args.quiet };
-    interrupt::install()?;
     // Before the prompt: nobody should type or pipe one to a file that is not there.
     let model = load::model(&args.model)?;
-    let prompt = prompt(&mut args)?;
+    let mut notes = Vec::new();
+    let prompt = prompt(&mut args, &mut notes)?;
     let name = args.model.name();
     let options = args.compute.options();
     let system = args.system.as_deref();
     let prompter = load::made(load::file(&model)?, &name, prompter(&model, args.raw, system))?;
     let Some(prompt) = prompt else {
-        let engine = load::open(&model, &options, args.quiet)?;
-        say_once(&args, &prompter, &settings, drawn);
+        let (engine, _deferred) = load::open_deferred(&model, &options, args.quiet)?;
+        say_once(&args, &prompter, &settings, drawn, &notes);
         return chat::chat(Session { engine, history: History::default(), settings }, &prompter, system);
     };
     let ids = ids(&prompter, system, prompt).map_err(|e| e.context(&name))?;
     check_length(&model, &options, ids.len())?;
-    let engine = load::open(&model, &options, args.quiet)?;
+    let (engine, _deferred) = load::open_deferred(&model, &options, args.quiet)?;
     let loaded = start.elapsed();
-    say_once(&args, &prompter, &settings, drawn);
+    say_once(&args, &prompter, &settings, drawn, &notes);
     let mut session = Session { engine, history: History::default(), settings };
     let mut shown = false;
     let mut show = |piece: &str| {
         shown = true;
-        if args.json { Ok(()) } else { output::print(piece) }
+        if args.json { Ok(()) } else { output::print_text(piece) }
     };
     let waited = start.elapsed();
     let answer = session.answer(&prompter.tokenizer, &ids, &mut show);
@@ -201,29 +202,43 @@ pub(super) fn run(mut args: Args) -> Result<()> {
             stats,
         })?;
     }
-    if answer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    if answer.interrupted() { interrupt::end() } else { Ok(()) }
 }
 
 /// The prompt's text; `None` for a chat.
-fn prompt(args: &mut Args) -> Result<Option<String>> {
-    let piped = args.prompt.is_none() && args.file.is_none();
-    if piped && stdin().is_terminal() {
+fn prompt(args: &mut Args, notes: &mut Vec<String>) -> Result<Option<String>> {
+    let given = args.prompt.is_some() || args.file.is_some();
+    if !given && stdin().is_terminal() {
         if args.json || !stdout().is_terminal() {
             return Err(Error::Usage("no prompt: give --prompt, --file or a pipe".to_owned()));
         }
         return Ok(None);
     }
-    let Some(mut text) = common::text(args.prompt.take(), args.file.as_deref())? else { return Ok(None) };
-    if piped && text.ends_with('\n') {
-        text.pop();
-        if text.ends_with('\r') {
-            text.pop();
+    let Some(mut text) = input::text(args.prompt.take(), args.file.as_deref())? else { return Ok(None) };
+    if given {
+        match Beside::read(args.quiet)? {
+            Beside::Nothing => {}
+            Beside::Text(beside) => join(&mut text, &input::without_line_end(beside)),
+            Beside::Socket => notes.push(
+                "stdin is a socket, which is not read beside a given prompt: `cat | infer run …` reads it"
+                    .to_owned(),
+            ),
         }
+    } else {
+        text = input::without_line_end(text);
     }
     if text.is_empty() {
         return Err(Error::Request("the prompt is empty: there is nothing to continue".to_owned()));
     }
     Ok(Some(text))
+}
+
+/// Adds a text to a prompt after a blank line.
+fn join(prompt: &mut String, text: &str) {
+    if !prompt.is_empty() && !text.is_empty() {
+        prompt.push_str(if prompt.ends_with('\n') { "\n" } else { "\n\n" });
+    }
+    prompt.push_str(text);
 }
 
 /// The model's tokenizer and template.
@@ -256,7 +271,7 @@ fn check_length(model: &Model, options: &Options, tokens: usize) -> Result<()> {
 }
 
 /// What the user should know of this run, once.
-fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool) {
+fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool, notes: &[String]) {
     if args.quiet {
         return;
     }
@@ -264,10 +279,30 @@ fn say_once(args: &Args, prompter: &Prompter, settings: &Settings, drawn: bool) 
         output::say("note: the file has no chat template: the text is continued as it is");
     }
     output::notes(prompter.tokenizer.notes());
+    output::notes(notes);
     if drawn {
         output::say(&format!("seed {}", settings.sampling.seed));
     }
     if stderr().is_terminal() && stdout().is_terminal() {
         output::say_text("\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::join;
+
+    #[test]
+    fn piped_text_stands_behind_a_blank_line() {
+        for (prompt, text, joined) in [
+            ("Why?", "a\nb", "Why?\n\na\nb"),
+            ("Why?\n", "a", "Why?\n\na"),
+            ("Why?", "", "Why?"),
+            ("", "a", "a"),
+        ] {
+            let mut prompt = prompt.to_owned();
+            join(&mut prompt, text);
+            assert_eq!(prompt, joined);
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Tensors are made piece by piece while the piece before is written: the model is never in memory.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -9,13 +10,13 @@ use serde::Serialize;
 
 use super::common::{at_least_one, count};
 use super::progress::{Bar, Unit};
-use super::whole::WholeFile;
-use super::{interrupt, output, shapes};
+use super::{output, shapes};
+use crate::atomic_file::{self, AtomicFile};
 use crate::gguf::MOST_PARTS;
 use crate::gguf::writer::{Writer, padding};
 use crate::model::{Matrix, Synthetic};
 use crate::tokenizer::made_up;
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// Write a model of random weights at a known model's shape, as a GGUF file
 ///
@@ -83,7 +84,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     model.seed = args.seed;
     let tensors = model.tensors();
     let paths = paths(args, tensors.len())?;
-    interrupt::install()?;
 
     let cut = cut(&tensors, paths.len());
     let headers = cut.iter().enumerate().map(|(part, own)| header(args, &model, own, part, tensors.len()));
@@ -91,19 +91,20 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let size = |own: &[Matrix]| own.iter().map(|t| padded(t.bytes())).sum::<u64>();
     let sizes: Vec<u64> = cut.iter().zip(&headers).map(|(own, h)| h.len() as u64 + size(own)).collect();
     let bytes = sizes.iter().sum();
-    let mut work = Work { bar: Bar::new(Unit::Written, args.quiet), done: 0, all: bytes };
+    let pool = threads::pool(threads::cores())?;
+    let mut work = Work { pool, bar: Bar::new(Unit::Written, args.quiet), done: 0, all: bytes };
     let mut files = Vec::new();
     for ((path, header), own) in paths.iter().zip(headers).zip(&cut) {
-        let mut file = WholeFile::create(path.display().to_string(), path)?;
+        let mut file = AtomicFile::create(path.display().to_string(), path)?;
         file.write(&header)?;
-        work.add(header.len())?;
+        work.add(header.len());
         own.iter().try_for_each(|tensor| work.write(&model, tensor, &mut file))?;
         file.close()?;
         files.push(file);
     }
     work.bar.clear();
     // All of them or none.
-    files.into_iter().try_for_each(WholeFile::finish)?;
+    AtomicFile::commit_all(files)?;
 
     let rows = paths.iter().zip(&cut).zip(sizes).map(|((path, own), bytes)| Row {
         path: path.display().to_string(),
@@ -156,6 +157,15 @@ fn paths(args: &Args, tensors: usize) -> Result<Vec<PathBuf>> {
                 return Err(Error::Usage(format!("{place}: is there already, and --force replaces it")));
             }
             _ => {}
+        }
+    }
+    // Links may lead two parts to one file.
+    let mut files = HashSet::new();
+    for path in &paths {
+        let file = atomic_file::followed(path)?;
+        if !files.insert(file.canonicalize().unwrap_or(file)) {
+            let place = path.display();
+            return Err(Error::Usage(format!("{place}: leads to the same file as another part's name")));
         }
     }
     Ok(paths)
@@ -230,6 +240,7 @@ fn padded(bytes: u64) -> u64 {
 
 /// What has been written.
 struct Work {
+    pool: rayon::ThreadPool,
     bar: Bar,
     done: u64,
     all: u64,
@@ -237,17 +248,16 @@ struct Work {
 
 impl Work {
     /// Makes a tensor and writes it.
-    fn write(&mut self, model: &Synthetic, tensor: &Matrix, file: &mut WholeFile) -> Result<()> {
+    fn write(&mut self, model: &Synthetic, tensor: &Matrix, file: &mut AtomicFile) -> Result<()> {
         let row = tensor.row_bytes();
         let (piece, task) = ((PIECE / row).max(1), (TASK / row).max(1));
         let make = |first: usize, out: &mut Vec<u8>| {
             out.resize(piece.min(tensor.all_rows() - first) * row, 0);
-            out.par_chunks_mut(task * row)
-                .enumerate()
-                .for_each(|(i, out)| model.fill(tensor, first + i * task, out));
+            let tasks = out.par_chunks_mut(task * row).enumerate();
+            tasks.for_each(|(i, out)| model.fill(tensor, first + i * task, out));
         };
         let (mut full, mut next) = (Vec::new(), Vec::new());
-        make(0, &mut full);
+        self.pool.install(|| make(0, &mut full));
         for first in (0..tensor.all_rows()).step_by(piece) {
             let more = first + piece;
             let make_next = || {
@@ -255,21 +265,21 @@ impl Work {
                     make(more, &mut next);
                 }
             };
-            let (written, ()) = rayon::join(|| file.write(&full), make_next);
+            let (written, ()) = self.pool.join(|| file.write(&full), make_next);
             written?;
-            self.add(full.len())?;
+            self.add(full.len());
             std::mem::swap(&mut full, &mut next);
         }
         let behind = padding(tensor.bytes());
         file.write(behind)?;
-        self.add(behind.len())
+        self.add(behind.len());
+        Ok(())
     }
 
-    /// So many more bytes are written; ends the work after Ctrl-C.
-    fn add(&mut self, bytes: usize) -> Result<()> {
+    /// So many more bytes are written.
+    fn add(&mut self, bytes: usize) {
         self.done += bytes as u64;
         self.bar.set(self.done as usize, self.all as usize);
-        if interrupt::requested() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::common::{self, ModelArg};
-use super::{load, output};
+use super::{input, load, output};
 use crate::tokenizer::{Special, Tokenizer};
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             (ids, Some(text))
         }
         None => {
-            let text = common::text(args.text, args.file.as_deref())?;
+            let text = input::text(args.text, args.file.as_deref())?;
             let text =
                 text.ok_or_else(|| Error::Usage("no text: give --text, --file or a pipe".to_owned()))?;
             let ids = match (args.no_special, args.no_bos) {
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         return output::json(&Report { ids: &ids, pieces, text });
     }
     if let Some(text) = text {
-        return output::print(&(text + "\n"));
+        return output::print_text(&(text + "\n"));
     }
     let mut out = String::new();
     for id in &ids {

@@ -2,6 +2,7 @@
 //! GPU's tests, and runs the same models.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 mod pass;
 
@@ -19,7 +20,7 @@ use crate::kernels::select::FAILED;
 use crate::kernels::settle::{Settle, Vectors};
 use crate::kernels::{Kv, Math, padded};
 use crate::model::{Matrix, Model, Op, Spec, Vector, Weights};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
 
 /// Tokens that are computed together: a row is decoded once for all of them.
 const BATCH: usize = 32;
@@ -30,6 +31,7 @@ pub struct CpuEngine {
     stages: Vec<Stage>,
     info: Info,
     pool: rayon::ThreadPool,
+    stop: Option<Arc<AtomicBool>>,
     kv: Kv,
     /// Per layer.
     attention: Vec<Attention>,
@@ -101,12 +103,8 @@ impl CpuEngine {
         {
             return Err(Error::Usage(format!("--math {math} is for GPUs: the CPU computes in f32")));
         }
-        let threads =
-            options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
+        let threads = options.threads.unwrap_or_else(threads::cores);
+        let pool = threads::pool(threads)?;
         let kv = options.kv.unwrap_or(Kv::F32);
         let weight_bytes = plan.matrices().iter().map(|m| m.bytes()).sum();
         let scratch_bytes = (BATCH * (spec.vocab + 4 * spec.width + 3 * spec.ffn) * 4) as u64;
@@ -146,6 +144,7 @@ impl CpuEngine {
             stages,
             info,
             pool,
+            stop: options.stop.clone(),
             kv,
             attention: layers,
             vectors,
@@ -153,6 +152,11 @@ impl CpuEngine {
             run: None,
             counters: Counters::default(),
         })
+    }
+
+    /// True where somebody has asked to stop. What is computed from then on means nothing.
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed))
     }
 
     /// Computes a prompt in batches; `row` sees the wanted logits.
@@ -181,13 +185,14 @@ impl CpuEngine {
                 (false, true) => Wanted::Last,
                 (false, false) => Wanted::None,
             };
+            // Rings are written over even where the batch is stopped half-way.
+            self.kept.wrote(position + done + batch.len());
             let rows = Pass::run(self, position + done, batch, wanted)?;
             self.model.weights.intact()?;
             for logits in rows {
                 row(logits)?;
             }
             self.ids.extend(batch);
-            self.kept.wrote(self.ids.len());
             done += batch.len();
         }
         let _ = progress(done, ids.len());
@@ -201,8 +206,8 @@ impl CpuEngine {
         let Some((newest, id)) = self.ids.len().checked_sub(1).map(|at| (at, self.ids[at])) else {
             return Err(super::not_begun());
         };
-        let rows = Pass::run(self, newest, &[id], Wanted::Last)?;
         self.kept.wrote(newest + 1);
+        let rows = Pass::run(self, newest, &[id], Wanted::Last)?;
         self.model.weights.intact()?;
         self.counters.steps += 1;
         Ok(rows.into_iter().next().unwrap_or_default())

@@ -2,7 +2,9 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -12,7 +14,10 @@ use super::overlap;
 use super::tune::Table;
 use super::{DeviceChoice, Options};
 use crate::kernels::{Form, Kv, Math, Shader};
-use crate::{Error, Result};
+use crate::{Error, Result, threads};
+
+/// How long a wait goes on before it looks whether it is to stop.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// What `infer devices` says of an adapter.
 #[derive(Clone, Debug, Serialize)]
@@ -201,6 +206,8 @@ pub(super) struct Gpu {
     pub(super) clock: bool,
     checked: bool,
     pipelines: RefCell<HashMap<Shader, Arc<Pipeline>>>,
+    /// Ends waiting: see [`Options::stop`].
+    stop: Option<Arc<AtomicBool>>,
     /// The first error that no scope caught, or the reason of the device's loss.
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -280,6 +287,7 @@ impl Gpu {
             checked: forms.checked,
             clock,
             pipelines: RefCell::default(),
+            stop: options.stop.clone(),
             failure,
         })
     }
@@ -307,12 +315,39 @@ impl Gpu {
         }
     }
 
-    /// Waits for a submission.
+    /// Waits for a submission. Where somebody asks to stop meanwhile it stays under way.
     pub(super) fn wait(&self, index: &wgpu::SubmissionIndex) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout: None };
-        let polled = self.device.poll(wait);
+        let timeout = self.stop.as_ref().map(|_| PATIENCE);
+        loop {
+            let polled =
+                self.device.poll(wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout });
+            self.check()?;
+            match polled {
+                Err(wgpu::PollError::Timeout) if !self.is_stopped() => {}
+                Err(wgpu::PollError::Timeout) => return Err(Error::Interrupted),
+                polled => return polled.map(|_| ()).map_err(|e| self.failed(&e)),
+            }
+        }
+    }
+
+    /// Waits for everything, whoever asks to stop.
+    pub(super) fn wait_for_all(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.check()?;
-        polled.map(|_| ()).map_err(|e| Error::Device(format!("{}: {e}", self.name)))
+        polled.map(|_| ()).map_err(|e| self.failed(&e))
+    }
+
+    /// Ends what is being done where somebody asks for it.
+    pub(super) fn check_stop(&self) -> Result<()> {
+        if self.is_stopped() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed))
+    }
+
+    fn failed(&self, e: &wgpu::PollError) -> Error {
+        Error::Device(format!("{}: {e}", self.name))
     }
 
     /// A buffer; `what` names it should memory not suffice.
@@ -353,9 +388,7 @@ impl Gpu {
     /// Frees what is no longer held, and forgets all pipelines.
     pub(super) fn clear(&self) -> Result<()> {
         self.pipelines.borrow_mut().clear();
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.check()?;
-        polled.map(|_| ()).map_err(|e| Error::Device(format!("{}: {e}", self.name)))
+        self.wait_for_all()
     }
 
     /// Compiles what [`Gpu::pipeline`] will be asked for, on all processors.
@@ -364,7 +397,12 @@ impl Gpu {
         let new: HashSet<&Shader> = shaders.iter().filter(|s| !known(s)).collect();
         let new: Vec<&Shader> = new.into_iter().collect();
         let (device, checked) = (&self.device, self.checked);
-        let made: Vec<_> = new.par_iter().map(|shader| compile(device, checked, shader)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let pool = threads::pool(threads::cores().min(new.len()))?;
+        let made: Vec<_> =
+            pool.install(|| new.par_iter().map(|shader| compile(device, checked, shader)).collect());
         new.into_iter().zip(made).try_for_each(|(shader, made)| self.keep(shader, made).map(|_| ()))
     }
 

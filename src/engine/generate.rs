@@ -25,7 +25,7 @@ pub struct Request<'a> {
 pub enum Stop {
     /// An end token.
     Eos,
-    /// The caller saw enough (a stop text).
+    /// The caller saw enough (a stop text), or set [`super::Options::stop`].
     Caller,
     /// The number of tokens asked for.
     Length,
@@ -124,7 +124,10 @@ pub fn generate(
                 }
                 history.ids = all;
             }
-            let id = engine.next()?;
+            let id = match engine.next() {
+                Err(Error::Interrupted) => return Ok(Stop::Caller),
+                id => id?,
+            };
             if n == 0 {
                 outcome.prefill = start.elapsed();
             } else {

@@ -23,6 +23,8 @@ use crate::{Error, Result};
 
 /// Tokens of a prefill batch.
 pub(super) const BATCH: usize = 64;
+/// Dispatches of a submission of such a batch to a software adapter.
+const SOFTWARE_PIECE: usize = 4;
 /// Submissions under way while decoding.
 const FLIGHTS: usize = 3;
 /// The most tokens of a submission.
@@ -126,13 +128,26 @@ impl GpuEngine {
     }
 
     /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
-    fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> wgpu::SubmissionIndex {
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    fn batch(&mut self, position: usize, tokens: usize, tail: Tail<'_>) -> Result<wgpu::SubmissionIndex> {
         let drawn = if let Tail::Select { drawn, .. } = tail { drawn } else { 0 };
         let step = Step::batch(position, tokens, drawn);
+        let encoder = || self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        // A driver that computes on the host does so while it takes a submission, and nobody can ask it
+        // to stop.
+        let most = if self.gpu.software { SOFTWARE_PIECE } else { usize::MAX };
+        let mut pieces = self.programs.batch_pieces(most).peekable();
+        while let Some(piece) = pieces.next_if(|piece| piece.len() == most) {
+            self.gpu.check_stop()?;
+            let mut encoder = encoder();
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            Programs::record_batch(&mut pass, piece, &step);
+            drop(pass);
+            self.gpu.queue.submit([encoder.finish()]);
+        }
+        let mut encoder = encoder();
         let copy = {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.programs.record_batch(&mut pass, &step);
+            Programs::record_batch(&mut pass, pieces.next().unwrap_or_default(), &step);
             match tail {
                 Tail::Nothing => None,
                 Tail::Select { sampling, into, .. } => {
@@ -147,7 +162,7 @@ impl GpuEngine {
         if let Some((source, offset, into, bytes)) = copy {
             encoder.copy_buffer_to_buffer(source, offset, into, 0, bytes);
         }
-        self.gpu.queue.submit([encoder.finish()])
+        Ok(self.gpu.queue.submit([encoder.finish()]))
     }
 
     /// Begins a text of so many tokens at a position.
@@ -184,8 +199,8 @@ impl GpuEngine {
                 return Err(Error::Interrupted);
             }
             let tail = if i + 1 == batches { tail } else { Tail::Nothing };
-            submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail));
             self.kept.wrote(position + i * BATCH + batch.len());
+            submitted.push_back(self.batch(position + i * BATCH, batch.len(), tail)?);
         }
         submitted.pop_back().ok_or_else(|| Error::Request("there are no tokens to compute".to_owned()))
     }
@@ -250,7 +265,7 @@ impl GpuEngine {
         limit: usize,
         progress: Progress<'_>,
     ) -> Result<()> {
-        self.end();
+        self.settle()?;
         self.begin_text(position, position + ids.len())?;
         self.programs.prepare(&self.gpu, sampling)?;
         let buffer = self.landing()?;
@@ -279,6 +294,21 @@ impl GpuEngine {
         Ok(())
     }
 
+    /// Ends a run. Where somebody asks to stop meanwhile, what is under way is left for the next call.
+    fn settle(&mut self) -> Result<()> {
+        let Some(mut run) = self.run.take() else { return Ok(()) };
+        while let Some(flight) = run.flights.pop_front() {
+            if let Err(Error::Interrupted) = self.land(&flight) {
+                run.flights.push_front(flight);
+                self.run = Some(run);
+                return Err(Error::Interrupted);
+            }
+            // A device that fails here will say so at the next call.
+            self.landing.push(flight.buffer);
+        }
+        Ok(())
+    }
+
     fn next_of(&mut self, run: &mut Run) -> Result<u32> {
         loop {
             if let Some(id) = run.ready.pop_front() {
@@ -289,12 +319,20 @@ impl GpuEngine {
                 return Ok(id);
             }
             while run.flights.len() < FLIGHTS && run.left > 0 {
+                self.gpu.check_stop()?;
                 self.submit(run)?;
             }
             let Some(flight) = run.flights.pop_front() else {
                 return Err(Error::Other("the generation has ended".to_owned()));
             };
-            let ids = self.land(&flight)?;
+            let ids = match self.land(&flight) {
+                Ok(ids) => ids,
+                Err(e) => {
+                    // Where the wait was stopped it is still under way.
+                    run.flights.push_front(flight);
+                    return Err(e);
+                }
+            };
             self.landing.push(flight.buffer);
             let per_token = run.landed.elapsed().as_nanos() / ids.len().max(1) as u128;
             run.landed = Instant::now();
@@ -309,7 +347,7 @@ impl Drop for GpuEngine {
     /// Nothing is under way when buffers go: those of stages that overlap have two names, and the second
     /// must not be the last to hold the first (`overlap.rs`).
     fn drop(&mut self) {
-        self.end();
+        let _ = self.gpu.wait_for_all();
     }
 }
 
@@ -359,13 +397,7 @@ impl Engine for GpuEngine {
     }
 
     fn end(&mut self) {
-        if let Some(run) = self.run.take() {
-            for flight in run.flights {
-                // A device that fails here will say so at the next call.
-                let _ = self.land(&flight);
-                self.landing.push(flight.buffer);
-            }
-        }
+        let _ = self.settle();
     }
 
     fn logits(
@@ -375,7 +407,7 @@ impl Engine for GpuEngine {
         progress: Progress<'_>,
         row: &mut dyn FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.end();
+        self.settle()?;
         self.begin_text(0, ids.len())?;
         let row_bytes = 4 * self.model.plan.spec.vocab as u64;
         // Tokens whose logits are one binding.
@@ -419,7 +451,7 @@ impl Engine for GpuEngine {
     }
 
     fn profile(&mut self, position: usize) -> Result<Option<Profile>> {
-        self.end();
+        self.settle()?;
         profile::profile(&self.gpu, &self.programs, position)
     }
 }

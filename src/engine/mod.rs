@@ -24,18 +24,20 @@ pub mod tune;
 mod tuning;
 mod upload;
 
+pub use crate::environment::Forms;
 pub use attention_lab::AttentionTiming;
 pub use program::scratch_bytes;
 
 use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::kernels::sample::Sampling;
 use crate::kernels::{Kv, Math};
 use crate::model::Model;
-use crate::{Error, Result};
+use crate::{Error, Result, environment};
 
 /// Where to compute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,40 +71,6 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Which forms of the kernels to use instead of the device's best: for tests, and where a driver
-/// is at fault.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Forms {
-    /// Without subgroup operations (`INFER_NO_SUBGROUPS=1`).
-    pub no_subgroups: bool,
-    /// Without F16 arithmetic (`INFER_NO_F16=1`).
-    pub no_f16: bool,
-    /// Without memory that workgroups of a dispatch share (`INFER_NO_COHERENT=1`).
-    pub no_coherent: bool,
-    /// With the device's barriers between all stages (`INFER_NO_OVERLAP=1`): see `overlap.rs`.
-    pub no_overlap: bool,
-    /// With bounds checks in shaders (`INFER_CHECKED=1`).
-    pub checked: bool,
-    /// The most bytes of weights that a binding may have, below the device's own limit
-    /// (`INFER_MAX_BINDING`): larger matrices are split by rows.
-    pub max_binding: Option<u64>,
-}
-
-impl Forms {
-    /// As the environment says.
-    pub fn from_env() -> Forms {
-        let on = |name: &str| std::env::var(name).is_ok_and(|v| v == "1");
-        Forms {
-            no_subgroups: on("INFER_NO_SUBGROUPS"),
-            no_f16: on("INFER_NO_F16"),
-            no_coherent: on("INFER_NO_COHERENT"),
-            no_overlap: on("INFER_NO_OVERLAP"),
-            checked: on("INFER_CHECKED"),
-            max_binding: std::env::var("INFER_MAX_BINDING").ok().and_then(|v| v.parse().ok()),
-        }
-    }
-}
-
 /// What a user asks of an engine.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -120,6 +88,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Which forms of the kernels to use; by default as the environment says.
     pub forms: Forms,
+    /// Whoever sets it stops what the engine is doing, however long a single step takes: the call
+    /// ends with [`Error::Interrupted`].
+    pub stop: Option<Arc<AtomicBool>>,
     /// Whether kernels are tuned to the device; by default not.
     pub tune: tune::Tune,
     /// [`Engine::profile`] will be called: where stages overlap it needs kernels that do not.
@@ -135,6 +106,7 @@ impl Default for Options {
             context: None,
             memory: None,
             threads: None,
+            stop: None,
             forms: Forms::from_env(),
             tune: tune::Tune::default(),
             profiled: false,
@@ -275,8 +247,10 @@ pub trait Engine {
 ///
 /// # Errors
 /// [`Error::Device`] without a fitting device or memory; [`Error::Request`] for a context beyond
-/// the model's; [`Error::File`] for a file that has changed meanwhile.
+/// the model's; [`Error::File`] for a file that has changed meanwhile; [`Error::Usage`] for a variable
+/// of the environment whose value it cannot have.
 pub fn open(model: Arc<Model>, options: &Options, progress: Progress<'_>) -> Result<Box<dyn Engine>> {
+    environment::get()?;
     if let Some(context) = options.context {
         let own = model.plan.spec.context;
         if context > own {

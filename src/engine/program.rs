@@ -400,9 +400,14 @@ impl Programs {
         Ok(())
     }
 
-    /// Records a batch up to the residual stream's last norm.
-    pub(super) fn record_batch(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
-        record(pass, &self.batch, step, &Sampling::greedy());
+    /// The dispatches of a batch up to the residual stream's last norm, in pieces of at most so many.
+    pub(super) fn batch_pieces(&self, most: usize) -> std::slice::Chunks<'_, Dispatch> {
+        self.batch.chunks(most)
+    }
+
+    /// Records some of a batch's dispatches.
+    pub(super) fn record_batch(pass: &mut wgpu::ComputePass<'_>, piece: &[Dispatch], step: &Step) {
+        record(pass, piece, step, &Sampling::greedy());
     }
 
     /// Records the choice of the token after a batch's last.

@@ -228,7 +228,7 @@ pub(super) fn tune(
         if let Some(cache) = cache.filter(|_| some)
             && let Err(e) = cache.write(&entries)
         {
-            made.notes.push(format!("what tuning found is not kept: {}: {e}", cache.path().display()));
+            made.notes.push(format!("what tuning found is not kept: {e}"));
         }
     }
     for product in &products {

@@ -5,14 +5,19 @@ use sha2::{Digest, Sha256};
 
 use crate::gguf::{File, Tensor};
 use crate::quant::Type;
+use crate::{Result, threads};
 
 /// The SHA-256 of each file, and a line per tensor with numbers that are not finite.
-pub(super) fn check(file: &File) -> (Vec<String>, Vec<String>) {
+///
+/// # Errors
+/// [`crate::Error::Device`] where no threads can be had.
+pub(super) fn check(file: &File) -> Result<(Vec<String>, Vec<String>)> {
     let hash = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-    rayon::join(
+    let pool = threads::pool(threads::cores())?;
+    Ok(pool.join(
         || file.parts().par_iter().map(|part| hash(part.bytes())).collect(),
         || file.tensors().par_iter().filter_map(|t| problem(file, t)).collect(),
-    )
+    ))
 }
 
 fn problem(file: &File, tensor: &Tensor) -> Option<String> {

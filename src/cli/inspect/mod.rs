@@ -105,11 +105,12 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Ok(model) => Some(model.plan.spec.clone()),
         Err(_) => arch::spec(&file).ok(),
     };
-    let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx).map_err(|e| e.context(&name))?;
+    let memory = memory(&file, model.as_ref().ok(), spec.as_ref(), args.ctx);
+    let memory = load::made(&file, &name, memory)?;
     let mut findings = findings(&file, model);
     let mut hashes = Vec::new();
     if args.check {
-        let (found, problems) = check::check(&file);
+        let (found, problems) = check::check(&file)?;
         hashes = found;
         findings.problems.extend(problems);
     }

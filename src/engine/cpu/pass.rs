@@ -5,7 +5,6 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::CpuEngine;
-use crate::Result;
 use crate::engine::stage::{Stage, stream};
 use crate::kernels::activation::{capped, sigmoid};
 use crate::kernels::gemv::dot;
@@ -13,6 +12,7 @@ use crate::kernels::vector::Activations;
 use crate::kernels::{Math, embed, padded};
 use crate::model::{Branch, Feed, Matrix};
 use crate::quant::dequantize;
+use crate::{Error, Result};
 
 /// Rows of a task.
 const ROWS: usize = 16;
@@ -61,6 +61,9 @@ impl Pass<'_> {
         let mut pass = Pass { engine, position, tokens: vec![Token::default(); ids.len()] };
         for (i, stage) in stages.iter().enumerate() {
             pass.stage(i, stage, ids, wanted)?;
+            if pass.engine.is_stopped() {
+                return Err(Error::Interrupted);
+            }
         }
         let rows = pass.tokens.into_iter().map(|t| t.logits);
         Ok(rows.filter(|row| !row.is_empty()).collect())
@@ -158,9 +161,10 @@ impl Pass<'_> {
             let cache = &mut engine.caches[layer];
             attention.twin_prologue(kv, &mut t.raw, vectors, turns, position + n, cache);
         }
-        let cache = &engine.caches[layer];
+        let engine = &*engine;
+        let (attention, cache) = (&engine.attention[layer], &engine.caches[layer]);
         engine.pool.install(|| {
-            self.tokens.par_iter_mut().enumerate().for_each(|(n, t)| {
+            self.tokens.par_iter_mut().enumerate().filter(|_| !engine.is_stopped()).for_each(|(n, t)| {
                 t.attended = attention.twin(Math::F32, &t.raw, vectors, cache, position + n);
             });
         });
@@ -293,6 +297,9 @@ impl CpuEngine {
             out.par_chunks_mut(ROWS * count).enumerate().for_each_init(
                 || vec![0.0; matrix.cols],
                 |scratch, (task, out)| {
+                    if self.is_stopped() {
+                        return;
+                    }
                     let first = rows.start + task * ROWS;
                     let bytes = self.model.weights.rows(matrix, first..first + out.len() / count);
                     for (row, out) in bytes.chunks_exact(size).zip(out.chunks_exact_mut(count)) {

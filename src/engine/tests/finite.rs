@@ -144,7 +144,7 @@ fn seen(path: Way, gpu: Option<&Gpu>, model: &Arc<Model>, ids: &[u32]) -> Vec<bo
     let logits = {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         let step = Step::batch(0, ids.len(), 0);
-        programs.record_batch(&mut pass, &step);
+        programs.batch_pieces(usize::MAX).for_each(|all| Programs::record_batch(&mut pass, all, &step));
         programs.record_logits(&mut pass, &step, true).clone()
     };
     gpu.queue.submit([encoder.finish()]);

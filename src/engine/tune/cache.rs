@@ -5,15 +5,16 @@
 //! is said is checked against the device before it is used.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::atomic_file::AtomicFile;
 use crate::engine::Options;
 use crate::engine::device::Gpu;
 use crate::kernels::gemv::Knobs;
+use crate::{Error, Result, environment};
 
 /// Everything that decides what is fastest, but for the product.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +113,8 @@ impl Cache {
         Cache { path: folder.join(of.file_name()), of }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    #[cfg(test)]
+    fn path(&self) -> &Path {
         &self.path
     }
 
@@ -127,19 +129,20 @@ impl Cache {
         contents().filter(|c| c.of == self.of).map(|c| c.products).unwrap_or_default()
     }
 
-    /// Puts it into the place of what was there, so that nobody ever reads half of it.
-    pub(super) fn write(&self, entries: &Entries) -> io::Result<()> {
-        let folder = self.path.parent().ok_or(ErrorKind::InvalidInput)?;
-        std::fs::create_dir_all(folder)?;
-        let contents = Contents { of: self.of.clone(), products: entries.clone() };
-        let text = serde_json::to_string_pretty(&contents)?;
-        // Two programs may be at it: each has a file of its own until it is whole.
-        let mine = self.path.with_extension(format!("{}.tmp", std::process::id()));
-        let done = std::fs::write(&mine, text + "\n").and_then(|()| std::fs::rename(&mine, &self.path));
-        if done.is_err() {
-            let _ = std::fs::remove_file(&mine);
+    /// Puts it into the place of what was there, so that nobody ever reads half of it: two programs
+    /// may be at it.
+    pub(super) fn write(&self, entries: &Entries) -> Result<()> {
+        let place = self.path.display();
+        let failed = |e: std::io::Error| Error::Other(format!("{place}: {e}"));
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        done
+        let contents = Contents { of: self.of.clone(), products: entries.clone() };
+        let text = serde_json::to_string_pretty(&contents).map_err(|e| failed(e.into()))?;
+        let mut file = AtomicFile::create(place.to_string(), &self.path)?;
+        file.write(text.as_bytes())?;
+        file.write(b"\n")?;
+        file.commit()
     }
 }
 
@@ -148,7 +151,7 @@ impl Cache {
 pub fn folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = |below: &str| set("HOME").map(|home| home.join(below));
-    if let Some(own) = set("INFER_CACHE_DIR") {
+    if let Some(own) = environment::get().ok().and_then(|environment| environment.cache_folder.clone()) {
         return Some(own);
     }
     let caches = if cfg!(windows) {

@@ -28,6 +28,9 @@ pub struct Forms {
     pub no_coherent: bool,
     /// With the device's barriers between all stages (`INFER_NO_OVERLAP=1`): see `overlap.rs`.
     pub no_overlap: bool,
+    /// How often an overlapping stage looks for what the stage before makes until it gives up
+    /// (`INFER_POLLS`): few, or none, to see what becomes of that.
+    pub polls: Option<u32>,
     /// With bounds checks in shaders (`INFER_CHECKED=1`).
     pub checked: bool,
     /// The most bytes of weights that a binding may have, below the device's own limit
@@ -66,21 +69,23 @@ impl Environment {
             Some(value) if value == "1" => Ok(true),
             Some(value) => refuse(name, value, "1 (on) or 0 (off)").map(|()| false),
         };
-        let bytes = |name| match value(name) {
+        let number = |name, least: u64, most: u64, right: &str| match value(name) {
             None => Ok(None),
             Some(value) => match value.to_str().and_then(|text| text.parse().ok()) {
-                Some(bytes) if bytes > 0 => Ok(Some(bytes)),
-                _ => refuse(name, value, "a number of bytes, from 1").map(|()| None),
+                Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+                _ => refuse(name, value, right).map(|()| None),
             },
         };
+        let polls = number("INFER_POLLS", 0, u32::MAX.into(), "a number from 0 to 4294967295")?;
         Ok(Environment {
             forms: Forms {
                 no_subgroups: flag("INFER_NO_SUBGROUPS")?,
                 no_f16: flag("INFER_NO_F16")?,
                 no_coherent: flag("INFER_NO_COHERENT")?,
                 no_overlap: flag("INFER_NO_OVERLAP")?,
+                polls: polls.map(|polls| polls as u32),
                 checked: flag("INFER_CHECKED")?,
-                max_binding: bytes("INFER_MAX_BINDING")?,
+                max_binding: number("INFER_MAX_BINDING", 1, u64::MAX, "a number of bytes, from 1")?,
             },
             cache_folder: value("INFER_CACHE_DIR").map(PathBuf::from),
         })
@@ -130,6 +135,9 @@ mod tests {
                 "{line}"
             );
         }
+        let polls = |value| read(&[("INFER_POLLS", value)]).map(|e| e.forms.polls);
+        assert_eq!((polls("0").unwrap(), polls("4294967295").unwrap()), (Some(0), Some(u32::MAX)));
+        assert!(polls("4294967296").is_err() && polls("-1").is_err());
         let folder = read(&[("INFER_CACHE_DIR", "any where")]).unwrap().cache_folder;
         assert_eq!(folder, Some(PathBuf::from("any where")));
     }

@@ -8,7 +8,7 @@ use infer::kernels::gemv::{Epilogue, Gemv, Knobs, Part, Tail, Take, side_by_side
 use infer::kernels::route::{Route, Routing};
 use infer::kernels::select::Select;
 use infer::kernels::settle::{Added, Reads, Settle};
-use infer::kernels::{Form, Kv, Math, Shader, overlap, pack, sample};
+use infer::kernels::{Form, Kv, Math, POLLS, Shader, overlap, pack, sample};
 use infer::quant::{Layout, Type};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -19,7 +19,15 @@ fn forms() -> Vec<Form> {
     {
         for kv in [Kv::F16, Kv::F32, Kv::Q8_0] {
             for (subgroups, inline_merge) in [(true, true), (true, false), (false, true), (false, false)] {
-                forms.push(Form { math, kv, subgroups, native_f16, inline_merge, overlapped: false });
+                forms.push(Form {
+                    math,
+                    kv,
+                    subgroups,
+                    native_f16,
+                    inline_merge,
+                    overlapped: false,
+                    polls: POLLS,
+                });
             }
         }
     }
@@ -295,4 +303,88 @@ fn check(shader: &Shader, form: Form) {
         naga::back::msl::Options { lang_version: (3, 0), fake_missing_bindings: true, ..Default::default() };
     naga::back::msl::write_string(&module, &info, &options, &naga::back::msl::PipelineOptions::default())
         .unwrap_or_else(|e| panic!("{name} {form:?}: MSL: {e}"));
+}
+
+/// A barrier or an atomic of a module, with its scopes and semantics as numbers of the SPIR-V specification
+/// (3.27 and 3.25).
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+enum Order {
+    /// Execution scope, memory scope, semantics.
+    Barrier(u32, u32, u32),
+    /// Memory scope, semantics.
+    Atomic(u32, u32),
+}
+
+/// The barriers and atomics of a shader, and how many of its variables are coherent.
+fn orders(shader: &Shader) -> (std::collections::BTreeSet<Order>, usize) {
+    let module = naga::front::wgsl::parse_str(&shader.source).unwrap();
+    let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module).unwrap();
+    let options = naga::back::spv::Options::default();
+    let words = naga::back::spv::write_vec(&module, &info, &options, None).unwrap();
+    let (mut numbers, mut found, mut coherent) = (std::collections::HashMap::new(), vec![], 0);
+    let mut at = 5; // behind the header
+    while at < words.len() {
+        let (opcode, len) = (words[at] & 0xffff, (words[at] >> 16) as usize);
+        let operands = &words[at + 1..at + len];
+        match opcode {
+            43 => drop(numbers.insert(operands[1], operands[2])), // OpConstant: type, result, value
+            71 if operands[1] == 23 => coherent += 1,             // OpDecorate … Coherent
+            72 if operands[2] == 23 => coherent += 1,             // OpMemberDecorate … Coherent
+            224 => found.push((true, operands.to_vec())),         // OpControlBarrier
+            225 => found.push((true, [&[u32::MAX], operands].concat())), // OpMemoryBarrier
+            227..=242 => {
+                // Atomics: loads have a type and a result before the pointer, stores only the pointer.
+                let first = if opcode == 228 { 1 } else { 3 };
+                found.push((false, operands[first..first + 2].to_vec()));
+            }
+            _ => {}
+        }
+        at += len;
+    }
+    let number = |id: &u32| numbers.get(id).copied().unwrap_or(u32::MAX);
+    let order = |(barrier, ids): (bool, Vec<u32>)| {
+        let n: Vec<u32> = ids.iter().map(number).collect();
+        if barrier { Order::Barrier(n[0], n[1], n[2]) } else { Order::Atomic(n[0], n[1]) }
+    };
+    (found.into_iter().map(order).collect(), coherent)
+}
+
+/// What the last workgroup to arrive relies on, and what stages that overlap do: writes to storage are made
+/// known to the whole device before a workgroup says that it has arrived, by an atomic of the whole
+/// device, and what others have written is read from coherent variables.
+#[test]
+fn barriers_and_atomics_reach_as_far_as_is_relied_on() {
+    const DEVICE: u32 = 1;
+    const WORKGROUP: u32 = 2;
+    // Acquire and release; of storage buffers, and of workgroup memory.
+    const STORAGE: u32 = 0x8 | 0x40;
+    const SHARED: u32 = 0x8 | 0x100;
+    let of_storage = Order::Barrier(WORKGROUP, DEVICE, STORAGE);
+    let of_workgroup = Order::Barrier(WORKGROUP, WORKGROUP, SHARED);
+    let mut seen = [0; 3];
+    for form in forms().into_iter().filter(|f| f.inline_merge && f.kv == Kv::F16) {
+        let integers = matches!(form.math, Math::Int16 | Math::Int8);
+        let overlapping = if integers { overlapping(form) } else { vec![] };
+        let attention = attentions().into_iter().filter(|a| a.max_splits > 1).map(|a| a.shader(form));
+        let tails = surroundings(form).into_iter().filter(|s| s.bindings.iter().any(|b| b.0 == 12));
+        for shader in attention.chain(tails) {
+            let (orders, coherent) = orders(&shader);
+            assert!(orders.contains(&of_storage) && orders.contains(&of_workgroup), "{orders:?}");
+            let atomics: Vec<_> = orders.iter().filter(|o| matches!(o, Order::Atomic(..))).collect();
+            assert!(atomics.contains(&&Order::Atomic(DEVICE, 0)), "{}: {orders:?}", shader.name);
+            assert!(coherent > 0, "{}: nothing is coherent", shader.name);
+            seen[0] += 1;
+        }
+        for shader in overlapping {
+            let (orders, coherent) = orders(&shader);
+            let barriers = orders.iter().filter(|o| matches!(o, Order::Barrier(..)));
+            let known = |o: &Order| *o == of_storage || *o == of_workgroup;
+            assert!(barriers.clone().all(known), "{}: {orders:?}", shader.name);
+            // All but the first stage wait for words; each binding that is waited for is coherent.
+            assert!(coherent > 0 || shader.name == "embed", "{}: nothing is coherent", shader.name);
+            seen[1] += usize::from(coherent > 0);
+            seen[2] += usize::from(coherent > 2);
+        }
+    }
+    assert!(seen.iter().all(|n| *n > 20), "{seen:?}");
 }

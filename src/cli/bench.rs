@@ -126,7 +126,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
         )));
     }
     options.context.get_or_insert(needed);
-    options.profiled = args.profile;
     let mut bench = Bench {
         engine: load::open(&model, &options, false)?,
         history: History::default(),
@@ -148,6 +147,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.profile && profile.is_none() {
         output::notes(&["this device has no clock for single kernels: no profile".to_owned()]);
     }
+    output::notes(&bench.engine.take_notes());
     let info = bench.engine.info();
     let decode = decoding(&*bench.engine, args, &decode, limits);
     let profile = profile.zip(limits).map(|(p, l)| Account::new(p, &l, &decode));

@@ -112,6 +112,7 @@ fn turn(session: &mut Session, prompter: &Prompter, messages: &[Message]) -> Res
     if !session.settings.quiet {
         let zero = std::time::Duration::ZERO;
         output::say(&Stats::new(session.engine.info(), &answer.outcome, zero, zero).line());
+        output::notes(&session.engine.take_notes());
     }
     if answer.stop_reason == "context" {
         output::say(&format!(

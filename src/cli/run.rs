@@ -182,10 +182,12 @@ pub(super) fn run(mut args: Args) -> Result<()> {
         output::print("\n")?;
     }
     let answer = answer?;
+    let notes = session.engine.take_notes();
     let info = session.engine.info();
     let stats = Stats::new(info, &answer.outcome, loaded, waited);
     if !args.quiet && (shown || !answer.interrupted()) {
         output::say(&stats.line());
+        output::notes(&notes);
     }
     if args.json {
         let Answer { text, ids: made, stop_reason, .. } = &answer;

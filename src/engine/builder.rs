@@ -2,8 +2,8 @@
 
 use super::device::{Gpu, Pipeline, Range};
 use super::gpu::BATCH;
-use super::overlap::{self, Arena};
-use super::program::{Dispatch, Few, Kind};
+use super::overlap::{Arena, Names};
+use super::program::{Dispatch, Few, Kind, Program};
 use super::stage::{Attends, Stage, attention, raw_rows, route, routing, score_stride, settle, stream};
 use super::tuning::Tuning;
 use super::upload::Store;
@@ -94,16 +94,13 @@ struct Product {
     bias: bool,
 }
 
-/// What building the dispatches needs at hand.
-pub(super) struct Builder<'a> {
-    pub(super) gpu: &'a Gpu,
-    pub(super) model: &'a Model,
-    pub(super) store: &'a Store,
-    pub(super) context: usize,
-    pub(super) max_splits: usize,
+/// The buffers of a model's dispatches, beside weights and what stages hand on.
+pub(super) struct Buffers {
+    /// What attention's splits leave to be merged.
     pub(super) parts: wgpu::Buffer,
-    /// Per rope.
+    /// RoPE's tables, per rope.
     pub(super) turns: Vec<wgpu::Buffer>,
+    /// The token at each position.
     pub(super) ids: wgpu::Buffer,
     /// The raw rows of a branch that is yet to be settled.
     pub(super) branch: wgpu::Buffer,
@@ -113,11 +110,23 @@ pub(super) struct Builder<'a> {
     pub(super) picks: wgpu::Buffer,
     /// Workgroups that have arrived at their tail.
     pub(super) tails: wgpu::Buffer,
+    /// Of the last token.
     pub(super) logits: wgpu::Buffer,
+    /// The best of each tile of logits.
     pub(super) best: wgpu::Buffer,
     pub(super) caches: Vec<KvBuffers>,
     /// Per stage: the weight of the norm after it, or the bias.
     pub(super) vectors: Vec<Option<wgpu::Buffer>>,
+}
+
+/// What building the dispatches needs at hand.
+pub(super) struct Builder<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) model: &'a Model,
+    pub(super) store: &'a Store,
+    pub(super) context: usize,
+    pub(super) max_splits: usize,
+    pub(super) buffers: &'a Buffers,
 }
 
 pub(super) fn upload_floats(gpu: &Gpu, what: &str, floats: &[f32]) -> Result<wgpu::Buffer> {
@@ -160,11 +169,20 @@ pub(super) fn fitting(gpu: &Gpu, form: Form, mut kernel: Gemv) -> Gemv {
     kernel
 }
 
-/// How a dispatch gets its pipeline and its buffers: between the device's barriers, or overlapping.
+/// How the stages of a step overlap: the memory of the step, and the names of its buffers.
+#[derive(Clone, Copy)]
+pub(super) struct Overlap<'a> {
+    pub(super) arena: &'a Arena,
+    pub(super) names: &'a Names,
+}
+
+/// How a stage's dispatches get their pipelines and their buffers: between the device's barriers, or
+/// overlapping.
 #[derive(Clone, Copy)]
 pub(super) struct Wiring<'a> {
     pub(super) gpu: &'a Gpu,
-    pub(super) overlaps: bool,
+    /// Where stages overlap: their names, and the stage's number.
+    pub(super) overlap: Option<(&'a Names, usize)>,
     /// Buffers that are bound under their own name all the same.
     pub(super) common: [Option<&'a wgpu::Buffer>; 2],
 }
@@ -172,24 +190,17 @@ pub(super) struct Wiring<'a> {
 impl Wiring<'_> {
     /// The form of the kernels.
     fn form(&self) -> Form {
-        Form { overlapped: self.overlaps, ..self.gpu.form }
+        Form { overlapped: self.overlap.is_some(), ..self.gpu.form }
     }
 
-    fn bind(&self, pipeline: &Pipeline, ranges: &[Range<'_>]) -> wgpu::BindGroup {
-        match self.overlaps {
-            true => {
+    /// Binds the stage's `n`-th dispatch. Of two forms, of which a step takes one, both are the same.
+    fn bind(&self, n: usize, pipeline: &Pipeline, ranges: &[Range<'_>]) -> wgpu::BindGroup {
+        match self.overlap {
+            Some((names, stage)) => {
                 let common: Vec<_> = self.common.into_iter().flatten().collect();
-                overlap::bind(self.gpu, pipeline, ranges, &common)
+                names.bind(self.gpu, (stage, n), pipeline, ranges, &common)
             }
-            false => self.gpu.bind(pipeline, ranges),
-        }
-    }
-
-    /// A stage of two forms, of which a step takes one.
-    fn bind_both(&self, pipelines: [&Pipeline; 2], ranges: &[Range<'_>]) -> [wgpu::BindGroup; 2] {
-        match self.overlaps {
-            true => overlap::bind_both(self.gpu, pipelines, ranges),
-            false => pipelines.map(|pipeline| self.gpu.bind(pipeline, ranges)),
+            None => self.gpu.bind(pipeline, ranges),
         }
     }
 }
@@ -217,7 +228,7 @@ fn products(
     let tokens = if matches!(shape.take, Take::Chosen { .. }) { 1 } else { tokens };
     let Slices { store, place } = *slices;
     let mut made = Vec::new();
-    for slice in store.slices(place) {
+    for (n, slice) in store.slices(place).iter().enumerate() {
         let tuning = Tuning::of(wiring.gpu);
         let mut knobs = tuning.knobs(wiring.form(), &slice.parts, &shape.epilogue, &shape.take, tokens);
         let (slices, splits) = tuning.cut(&slice.parts, &shape.tail);
@@ -252,7 +263,7 @@ fn products(
             ranges.push((&input.squares).into());
         }
         ranges.extend(more);
-        let group = wiring.bind(&pipeline, &ranges);
+        let group = wiring.bind(n, &pipeline, &ranges);
         made.push(Dispatch { pipeline, group, kind: kind(kernel) });
     }
     Ok(made)
@@ -305,42 +316,64 @@ impl Flow {
 }
 
 impl Builder<'_> {
-    pub(super) fn logits(
-        &mut self,
-        place: usize,
-        head: (&Matrix, bool),
-        out: &wgpu::Buffer,
+    /// The dispatches of a step of one token up to its logits, on memory of its own where its stages
+    /// overlap.
+    pub(super) fn step(
+        &self,
+        program: &Program,
         flow: &Flow,
-        overlaps: bool,
+        overlap: Option<Overlap<'_>>,
     ) -> Result<Vec<Dispatch>> {
-        let spec = &self.model.plan.spec;
-        let common = [Some(out), Some(&self.best)];
-        let wiring = Wiring { gpu: self.gpu, overlaps, common };
-        logits(wiring, self.store, spec, place, head, 1, (&flow.normed, out, &self.best))
+        let mut flow = flow.clone();
+        let mut made = Vec::new();
+        for (i, (stage, place)) in program.stages().enumerate() {
+            made.extend(match stage {
+                Stage::Logits { weight, normed } => {
+                    let wiring = overlap.map(|o| (o.names, i));
+                    self.logits(place, (weight, *normed), &flow, wiring)?
+                }
+                _ => self.stage((i, stage, place), 1, &mut flow, overlap)?,
+            });
+        }
+        Ok(made)
     }
 
-    /// The dispatches of a stage, for so many tokens a workgroup. With an arena they overlap with those of
-    /// the stages around.
+    /// The dispatches of the output matrix after a step, or after the last token of a batch.
+    pub(super) fn logits(
+        &self,
+        place: usize,
+        head: (&Matrix, bool),
+        flow: &Flow,
+        overlap: Option<(&Names, usize)>,
+    ) -> Result<Vec<Dispatch>> {
+        let spec = &self.model.plan.spec;
+        let Buffers { logits: out, best, .. } = self.buffers;
+        let wiring = Wiring { gpu: self.gpu, overlap, common: [Some(out), Some(best)] };
+        logits(wiring, self.store, spec, place, head, 1, (&flow.normed, out, best))
+    }
+
+    /// The dispatches of a stage, for so many tokens a workgroup. They may overlap with those of the stages
+    /// around.
     pub(super) fn stage(
-        &mut self,
+        &self,
         (index, stage, place): (usize, &Stage, usize),
         tokens: usize,
         flow: &mut Flow,
-        arena: Option<&Arena>,
+        overlap: Option<Overlap<'_>>,
     ) -> Result<Vec<Dispatch>> {
         let spec = &self.model.plan.spec;
+        let buffers = self.buffers;
         let before = flow.clone();
-        let overlaps = arena.is_some();
-        if let Some(arena) = arena {
+        if let Some(Overlap { arena, .. }) = overlap {
             arena.renew(flow, stage, spec);
         }
-        let common = match (stage, arena) {
-            (Stage::Embed { .. }, Some(arena)) => [Some(&self.ids), Some(&arena.buffer)],
+        let common = match (stage, overlap) {
+            (Stage::Embed { .. }, Some(Overlap { arena, .. })) => [Some(&buffers.ids), Some(&arena.buffer)],
             _ => [None; 2],
         };
-        let wiring = Wiring { gpu: self.gpu, overlaps, common };
+        let wiring = Wiring { gpu: self.gpu, overlap: overlap.map(|o| (o.names, index)), common };
         let norm = |normed: bool| normed.then_some((spec.width, spec.norm_eps));
-        let vector = self.vectors[index].as_ref();
+        let vector = buffers.vectors[index].as_ref();
         let Acts { numbers, records, squares } = &flow.normed;
         let read = [Range::from(numbers), records.into(), squares.into()];
         let slices = Slices { store: self.store, place };
@@ -350,7 +383,7 @@ impl Builder<'_> {
         match stage {
             Stage::Embed { table, .. } => {
                 let mut made = Vec::new();
-                for slice in self.store.slices(place) {
+                for (n, slice) in self.store.slices(place).iter().enumerate() {
                     let kernel = embed::Embed {
                         table: slice.parts[0].clone(),
                         first_row: slice.first_tile * TILE,
@@ -359,11 +392,11 @@ impl Builder<'_> {
                     };
                     let pipeline = self.gpu.pipeline(&kernel.shader(wiring.form()))?;
                     let w = self.store.range(slice);
-                    let mut ranges = vec![w, w, (&self.ids).into()];
+                    let mut ranges = vec![w, w, (&buffers.ids).into()];
                     ranges.extend(vector.map(Range::from));
                     ranges.push((&flow.x).into());
                     ranges.extend(read);
-                    let group = wiring.bind(&pipeline, &ranges);
+                    let group = wiring.bind(n, &pipeline, &ranges);
                     made.push(Dispatch { pipeline, group, kind: Kind::Embed(kernel) });
                 }
                 Ok(made)
@@ -374,13 +407,13 @@ impl Builder<'_> {
                 gemv(shape, &before.normed, &out, &[])
             }
             Stage::Route { matrices, normed, .. } => {
-                let mut out = vec![Range::from(&self.scores)];
+                let mut out = vec![Range::from(&buffers.scores)];
                 out.extend(vector.map(Range::from));
                 let shape = self.product(Epilogue::Raw, score_stride(spec), norm(*normed), vector.is_some());
                 let Some(route) = route(spec, matrices.len() > 1) else { return Ok(vec![]) };
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Route(route), ..shape };
-                    let tail = [Range::from(&self.tails), (&self.picks).into()];
+                    let tail = [Range::from(&buffers.tails), (&buffers.picks).into()];
                     return gemv(shape, &before.normed, &out, &tail);
                 }
                 let mut made = gemv(shape, &before.normed, &out, &[])?;
@@ -395,7 +428,7 @@ impl Builder<'_> {
                 let epilogue = Epilogue::Gated(spec.activation);
                 let shape = self.product(epilogue, padded(up.rows), norm(*normed), vector.is_some());
                 let shape = Product { take: self.take(*feed), ..shape };
-                let picks = Range::from(&self.picks);
+                let picks = Range::from(&buffers.picks);
                 let more = if shape.take == Take::Whole { &[][..] } else { &[picks] };
                 gemv(shape, &before.normed, &out, more)
             }
@@ -408,19 +441,19 @@ impl Builder<'_> {
                 // The shared expert's gate is in what it has made.
                 let chosen = *branch == Branch::Hidden(Feed::Chosen);
                 let take = if chosen { self.take(Feed::Chosen) } else { Take::Whole };
-                let picks = Range::from(&self.picks);
+                let picks = Range::from(&buffers.picks);
                 let stream = Range::from(&before.x);
-                let more = [chosen.then_some(picks), overlaps.then_some(stream)];
+                let more = [chosen.then_some(picks), overlap.map(|_| stream)];
                 let more: Vec<_> = more.into_iter().flatten().collect();
                 gemv(Product { take, ..shape }, before.made(*branch), &out, &more)
             }
             Stage::Output { branch, settling, .. } => {
                 let shape = self.product(Epilogue::Raw, stream(spec), None, false);
-                let (out, input) = (Range::from(&self.branch), before.made(*branch));
+                let (out, input) = (Range::from(&buffers.branch), before.made(*branch));
                 let kernel = settle(spec, settling, true);
                 if self.has_tail(place, tokens) {
                     let shape = Product { tail: Tail::Settle(kernel), ..shape };
-                    let mut tail = vec![Range::from(&self.tails), (&flow.x).into()];
+                    let mut tail = vec![Range::from(&buffers.tails), (&flow.x).into()];
                     tail.extend(read);
                     tail.extend(vector.map(Range::from));
                     return gemv(shape, input, &[out], &tail);
@@ -455,14 +488,14 @@ impl Builder<'_> {
 
     fn route(&self, kernel: Route) -> Result<Dispatch> {
         let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
-        let group = self.gpu.bind(&pipeline, &[(&self.scores).into(), (&self.picks).into()]);
+        let group = self.gpu.bind(&pipeline, &[(&self.buffers.scores).into(), (&self.buffers.picks).into()]);
         Ok(Dispatch { pipeline, group, kind: Kind::Route(kernel) })
     }
 
     fn settle(&self, kernel: Settle, vectors: Option<&wgpu::Buffer>, flow: &Flow) -> Result<Dispatch> {
         let pipeline = self.gpu.pipeline(&kernel.shader(self.gpu.form))?;
         let Acts { numbers, records, squares } = &flow.normed;
-        let mut ranges = vec![Range::from(&flow.x), (&self.branch).into()];
+        let mut ranges = vec![Range::from(&flow.x), (&self.buffers.branch).into()];
         ranges.extend([numbers, records, squares].map(Range::from));
         ranges.extend(vectors.map(Range::from));
         let group = self.gpu.bind(&pipeline, &ranges);
@@ -484,17 +517,18 @@ impl Builder<'_> {
         let mut shape = attention(spec, layer, block, self.context, decode, self.max_splits);
         shape.bias = of.is_biased();
         shape.knobs = shape.knobs.stored_as(self.gpu.form.kv);
-        let turns = &self.turns[spec.layers[layer].rope.unwrap_or(0)];
+        let turns = &self.buffers.turns[spec.layers[layer].rope.unwrap_or(0)];
         let form = wiring.form();
-        let cache = &self.caches[layer];
+        let cache = &self.buffers.caches[layer];
         let (raw, turns, units) = (Range::from(&flow.raw), Range::from(turns), Range::from(&cache.units));
         let scales = cache.scales.as_ref().map(Range::from);
         let out = [Range::from(&flow.attended.numbers), (&flow.attended.records).into()];
-        let parts = Range::from(&self.parts);
+        let parts = Range::from(&self.buffers.parts);
         let mut made = Vec::new();
+        // Beside attention itself there is one more dispatch, if any.
         let bound = |shader: &Shader, ranges: &[Range<'_>]| -> Result<_> {
             let pipeline = self.gpu.pipeline(shader)?;
-            let group = wiring.bind(&pipeline, ranges);
+            let group = wiring.bind(1, &pipeline, ranges);
             Ok((pipeline, group))
         };
         if !decode {
@@ -512,15 +546,16 @@ impl Builder<'_> {
         ranges.extend(vectors.map(Range::from));
         ranges.extend(scales);
         let pipeline = self.gpu.pipeline(&shape.shader(form))?;
-        let (group, few) = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
+        let group = wiring.bind(0, &pipeline, &ranges);
+        let few = match decode && form.inline_merge && spec.head_dim.is_multiple_of(GROUP) {
             true => {
                 let knobs = attention_kernel::Knobs::of(1, spec.head_dim).stored_as(form.kv);
                 let shape = Attention { knobs, max_splits: 1, ..shape.clone() };
-                let few = self.gpu.pipeline(&shape.shader(form))?;
-                let [group, of_few] = wiring.bind_both([&pipeline, &few], &ranges);
-                (group, Some(Few { pipeline: few, group: of_few, shape }))
+                let pipeline = self.gpu.pipeline(&shape.shader(form))?;
+                let group = wiring.bind(0, &pipeline, &ranges);
+                Some(Few { pipeline, group, shape })
             }
-            false => (wiring.bind(&pipeline, &ranges), None),
+            false => None,
         };
         made.push(Dispatch { pipeline, group, kind: Kind::Attention(shape.clone(), few) });
         if !form.inline_merge {

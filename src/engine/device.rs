@@ -13,7 +13,7 @@ use wgpu::{DeviceType, Features};
 use super::overlap;
 use super::tune::Table;
 use super::{DeviceChoice, Options};
-use crate::kernels::{Form, Kv, Math, Shader};
+use crate::kernels::{Form, Kv, Math, POLLS, Shader};
 use crate::{Error, Result, threads};
 
 /// How long a wait goes on before it looks whether it is to stop.
@@ -276,7 +276,15 @@ impl Gpu {
             memory: memory_bytes(adapter),
             software: info.device_type == DeviceType::Cpu,
             name: info.name,
-            form: Form { math, kv, subgroups, native_f16, inline_merge, overlapped: false },
+            form: Form {
+                math,
+                kv,
+                subgroups,
+                native_f16,
+                inline_merge,
+                overlapped: false,
+                polls: forms.polls.unwrap_or(POLLS),
+            },
             // Only integers leave a word that is never written.
             may_overlap: info.backend == wgpu::Backend::Vulkan
                 && inline_merge

@@ -44,7 +44,13 @@ pub struct GpuEngine {
     run: Option<Run>,
     kept: Kept,
     counters: Counters,
+    /// What the user should know of what has happened.
+    notes: Vec<String>,
 }
+
+/// What is said where a stage has waited in vain for the one before it.
+const GAVE_UP: &str = "a stage waited in vain for the one before it, and the token was computed again: stages \
+                       no longer overlap, which is slower (INFER_NO_OVERLAP=1 does so from the start)";
 
 /// What follows the last batch of a prompt.
 #[derive(Clone, Copy)]
@@ -76,6 +82,8 @@ struct Flight {
 /// A generation under way.
 struct Run {
     sampling: Sampling,
+    /// The position of the first token.
+    begun: usize,
     /// The position whose token is next to be computed.
     position: usize,
     /// Steps that may still be submitted.
@@ -84,6 +92,8 @@ struct Run {
     step: u32,
     /// Tokens that were given out.
     given: u32,
+    /// The position of the next one of them.
+    next: usize,
     flights: VecDeque<Flight>,
     ready: VecDeque<u32>,
     /// Tokens of the next submission.
@@ -107,7 +117,7 @@ impl GpuEngine {
         notes.extend(tune.notes);
         gpu.table = tune.table;
         store.upload(&gpu, &model.weights, progress)?;
-        let programs = Programs::build(program, &model, store, &gpu, context, options.profiled)?;
+        let programs = Programs::build(program, &model, store, &gpu, context)?;
         let info = Info {
             device: gpu.name.clone(),
             driver: gpu.driver.clone(),
@@ -124,7 +134,17 @@ impl GpuEngine {
         let landing =
             (0..FLIGHTS).map(|_| gpu.buffer("ids", 4 * MOST as u64, usage)).collect::<Result<Vec<_>>>()?;
         let kept = Kept::new(&model.plan, context);
-        Ok(GpuEngine { gpu, model, info, programs, landing, run: None, kept, counters: Counters::default() })
+        Ok(GpuEngine {
+            gpu,
+            model,
+            info,
+            programs,
+            landing,
+            run: None,
+            kept,
+            counters: Counters::default(),
+            notes: vec![],
+        })
     }
 
     /// Records and submits a batch of at most [`BATCH`] tokens, whose ids are on the device.
@@ -152,7 +172,7 @@ impl GpuEngine {
                 Tail::Nothing => None,
                 Tail::Select { sampling, into, .. } => {
                     self.programs.record_selection(&mut pass, &step, sampling);
-                    Some((&self.programs.ids, 4 * (position + tokens) as u64, into, 4))
+                    Some((&self.programs.buffers.ids, 4 * (position + tokens) as u64, into, 4))
                 }
                 Tail::Logits { all, into, bytes } => {
                     Some((self.programs.record_logits(&mut pass, &step, all), 0, into, bytes))
@@ -182,7 +202,11 @@ impl GpuEngine {
         progress: Progress<'_>,
         tail: Tail<'_>,
     ) -> Result<wgpu::SubmissionIndex> {
-        self.gpu.queue.write_buffer(&self.programs.ids, 4 * position as u64, bytemuck::cast_slice(ids));
+        self.gpu.queue.write_buffer(
+            &self.programs.buffers.ids,
+            4 * position as u64,
+            bytemuck::cast_slice(ids),
+        );
         let mut submitted: VecDeque<wgpu::SubmissionIndex> = VecDeque::new();
         let batches = ids.len().div_ceil(BATCH);
         for (i, batch) in ids.chunks(BATCH).enumerate() {
@@ -227,7 +251,7 @@ impl GpuEngine {
             run.step += 1;
             if i + 1 == tokens {
                 let (from, bytes) = (4 * first as u64, 4 * tokens as u64);
-                encoder.copy_buffer_to_buffer(&self.programs.ids, from, &buffer, 0, bytes);
+                encoder.copy_buffer_to_buffer(&self.programs.buffers.ids, from, &buffer, 0, bytes);
             }
             steps.push(encoder.finish());
         }
@@ -280,10 +304,12 @@ impl GpuEngine {
             };
         let mut run = Run {
             sampling: *sampling,
+            begun: end,
             position: end,
             left: limit.saturating_sub(1),
             step: drawn + 1,
             given: drawn,
+            next: end,
             flights: VecDeque::new(),
             ready: VecDeque::new(),
             burst: 1,
@@ -309,13 +335,51 @@ impl GpuEngine {
         Ok(())
     }
 
+    /// Chooses the next token of a run again, whose logits were not finite, by a step whose stages do not
+    /// overlap. If it is one now, a stage has waited in vain: from now on none overlap.
+    fn repeat_apart(&mut self, run: &mut Run) -> Result<u32> {
+        // What a batch has made is not repeated: its stages never overlap.
+        if !self.programs.overlaps() || run.next == run.begun {
+            return Err(super::not_finite(&self.info));
+        }
+        while let Some(flight) = run.flights.pop_front() {
+            self.land(&flight).map_err(|e| {
+                // Where the wait was stopped, everything is as it was.
+                run.ready.push_front(FAILED);
+                e
+            })?;
+            self.landing.push(flight.buffer);
+        }
+        self.programs.prepare_apart(&self.gpu, &self.model)?;
+        let buffer = self.landing()?;
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let step = Step::decode(run.next - 1, run.given);
+        self.programs.record_step_apart(&mut encoder, &step, &run.sampling);
+        let from = 4 * run.next as u64;
+        encoder.copy_buffer_to_buffer(&self.programs.buffers.ids, from, &buffer, 0, 4);
+        let index = self.gpu.queue.submit([encoder.finish()]);
+        let flight = flight(buffer, 4, index);
+        let ids = self.land(&flight)?;
+        self.landing.push(flight.buffer);
+        let Some(id) = ids.first().copied().filter(|id| *id != FAILED) else {
+            return Err(super::not_finite(&self.info));
+        };
+        self.programs.stop_overlapping();
+        self.notes.push(GAVE_UP.to_owned());
+        // What was computed behind it has been in vain.
+        run.ready.clear();
+        run.left += run.position - run.next;
+        run.position = run.next;
+        run.step = run.given + 1;
+        Ok(id)
+    }
+
     fn next_of(&mut self, run: &mut Run) -> Result<u32> {
         loop {
             if let Some(id) = run.ready.pop_front() {
-                if id == FAILED {
-                    return Err(super::not_finite(&self.info));
-                }
+                let id = if id == FAILED { self.repeat_apart(run)? } else { id };
                 run.given += 1;
+                run.next += 1;
                 return Ok(id);
             }
             while run.flights.len() < FLIGHTS && run.left > 0 {
@@ -442,6 +506,10 @@ impl Engine for GpuEngine {
         self.counters
     }
 
+    fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
     fn step_bytes(&self, position: usize) -> u64 {
         self.programs.decode_dispatches().map(|d| d.bytes(position, self.info.kv)).sum()
     }
@@ -452,6 +520,7 @@ impl Engine for GpuEngine {
 
     fn profile(&mut self, position: usize) -> Result<Option<Profile>> {
         self.settle()?;
+        self.programs.prepare_apart(&self.gpu, &self.model)?;
         profile::profile(&self.gpu, &self.programs, position)
     }
 }

@@ -93,8 +93,6 @@ pub struct Options {
     pub stop: Option<Arc<AtomicBool>>,
     /// Whether kernels are tuned to the device; by default not.
     pub tune: tune::Tune,
-    /// [`Engine::profile`] will be called: where stages overlap it needs kernels that do not.
-    pub profiled: bool,
 }
 
 impl Default for Options {
@@ -109,7 +107,6 @@ impl Default for Options {
             stop: None,
             forms: Forms::from_env(),
             tune: tune::Tune::default(),
-            profiled: false,
         }
     }
 }
@@ -219,6 +216,11 @@ pub trait Engine {
 
     /// What generating has cost.
     fn counters(&self) -> Counters;
+
+    /// What the user should know of what has happened since this was asked last, each in a line.
+    fn take_notes(&mut self) -> Vec<String> {
+        vec![]
+    }
 
     /// Bytes of weights, keys and values that a step at a position reads: of experts those that a
     /// token takes.

@@ -12,12 +12,17 @@
 //! which find no room. No API promises that, so it is tried once on a device ([`works`]); a wait
 //! that lasts too long gives up, and what comes of it is no number.
 //!
-//! wgpu would not leave its barriers out, as it tracks every buffer. So each binding has a name of its
-//! own for its buffer ([`bind`]): one that wgpu knows nothing of but that it is there, over the same
-//! memory. The first stage's output and the ids of tokens keep their own names: the device waits before
-//! and after a step.
+//! The memory of two steps takes turns ([`take_turns`]): while a step uses one, the other is made zero, and
+//! has been for a whole step before it is used. So a word that a stage finds is never one of the step
+//! before, even where a device is late with its zeros.
+//!
+//! wgpu would not leave its barriers out, as it tracks every buffer. So each stage has names of its
+//! own for buffers that it writes ([`Names`]): ones that wgpu knows nothing of but that they are there, over
+//! the same memory. The first stage's output and the ids of tokens keep their own names: the device waits
+//! before and after a step.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::iter::{empty, once};
 
 use super::builder::{Acts, Flow, Place, STORAGE, words_of};
 use super::device::{ALIGN, Gpu, Pipeline, Range};
@@ -31,12 +36,14 @@ use crate::model::{HeadNorms, Spec};
 pub(super) struct Arena {
     pub(super) buffer: wgpu::Buffer,
     used: Cell<u64>,
+    /// It has been recorded that all of it is zero, and nothing since that changes it.
+    is_clear: Cell<bool>,
 }
 
 impl Arena {
     pub(super) fn new(gpu: &Gpu, spec: &Spec) -> Result<Arena> {
         let buffer = gpu.buffer("what stages hand on", bytes(spec), STORAGE)?;
-        Ok(Arena { buffer, used: Cell::new(0) })
+        Ok(Arena { buffer, used: Cell::new(0), is_clear: Cell::new(false) })
     }
 
     /// Gives what a stage writes memory of its own.
@@ -67,10 +74,22 @@ impl Arena {
         Acts { numbers, records, squares }
     }
 
-    /// Records that all of it is zero.
-    pub(super) fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.clear_buffer(&self.buffer, 0, Some(self.used.get()));
+    /// Records that all of it is zero, and that stages come after that.
+    fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.clear_buffer(&self.buffer, 0, None);
+        let state = wgpu::BufferUses::STORAGE_READ_WRITE;
+        encoder.transition_resources(once(wgpu::BufferTransition { buffer: &self.buffer, state }), empty());
+        self.is_clear.set(true);
     }
+}
+
+/// Records what comes before a step that uses one of two memories: the other is made ready for the step
+/// after it. The own one has been ready since the step before, unless there is none.
+pub(super) fn take_turns(encoder: &mut wgpu::CommandEncoder, own: &Arena, other: &Arena) {
+    for arena in [own, other].into_iter().filter(|arena| !arena.is_clear.get()) {
+        arena.clear(encoder);
+    }
+    own.is_clear.set(false);
 }
 
 /// Bytes of so many words and of what lies behind them.
@@ -78,7 +97,7 @@ fn room(words: usize) -> u64 {
     (4 * words as u64).next_multiple_of(ALIGN)
 }
 
-/// Bytes that the stages of a step need to hand words on.
+/// Bytes that the stages of a step need to hand words on; two steps have them.
 pub(super) fn bytes(spec: &Spec) -> u64 {
     let acts = |elements: usize| words_of(elements).map(room).iter().sum::<u64>();
     let of_stream = room(stream(spec)) + acts(spec.width);
@@ -99,48 +118,47 @@ pub(super) fn fits(gpu: &Gpu, parts: &[Part]) -> bool {
     least_shared_bytes(parts, form) <= gpu.limits.max_compute_workgroup_storage_size as usize
 }
 
-/// Binds a stage: each buffer that is written, but for the `common` ones, under a name that no other stage
-/// has. The kernels' bindings say "written" of what another stage writes too.
-pub(super) fn bind(
-    gpu: &Gpu,
-    pipeline: &Pipeline,
-    ranges: &[Range<'_>],
-    common: &[&wgpu::Buffer],
-) -> wgpu::BindGroup {
-    let names = names(gpu, pipeline, ranges, common);
-    gpu.bind(pipeline, &named(ranges, &names))
+/// The names of buffers that stages write: one for each of a stage's dispatches and each buffer. All chains of
+/// steps have the same ones, so that wgpu puts a barrier between steps that write to the same memory.
+#[derive(Default)]
+pub(super) struct Names(RefCell<Vec<Name>>);
+
+struct Name {
+    dispatch: (usize, usize),
+    buffer: wgpu::Buffer,
+    name: wgpu::Buffer,
 }
 
-/// The same for a stage of two forms, of which a step takes one: steps that follow each other see the same
-/// names in both.
-pub(super) fn bind_both(gpu: &Gpu, pipelines: [&Pipeline; 2], ranges: &[Range<'_>]) -> [wgpu::BindGroup; 2] {
-    let names = names(gpu, pipelines[0], ranges, &[]);
-    pipelines.map(|pipeline| gpu.bind(pipeline, &named(ranges, &names)))
-}
-
-fn named<'a>(ranges: &[Range<'_>], names: &'a [wgpu::Buffer]) -> Vec<Range<'a>> {
-    let name =
-        |(r, buffer): (&Range<'_>, &'a wgpu::Buffer)| Range { buffer, offset: r.offset, bytes: r.bytes };
-    ranges.iter().zip(names).map(name).collect()
-}
-
-fn names(
-    gpu: &Gpu,
-    pipeline: &Pipeline,
-    ranges: &[Range<'_>],
-    common: &[&wgpu::Buffer],
-) -> Vec<wgpu::Buffer> {
-    let mut names: Vec<wgpu::Buffer> = Vec::new();
-    for (i, ((_, written), range)) in pipeline.bindings.iter().zip(ranges).enumerate() {
-        // One name a stage and buffer: each costs the host time at every step.
-        let same = ranges[..i].iter().position(|r| r.buffer == range.buffer);
-        names.push(match same {
-            _ if !written || common.contains(&range.buffer) => range.buffer.clone(),
-            Some(earlier) if pipeline.bindings[earlier].1 => names[earlier].clone(),
-            _ => other_name(gpu, range.buffer),
-        });
+impl Names {
+    /// Binds a dispatch, which is known by its stage and its number there: each buffer that is written, but
+    /// for the `common` ones, under its name. The kernels' bindings say "written" of what another stage
+    /// writes too.
+    pub(super) fn bind(
+        &self,
+        gpu: &Gpu,
+        dispatch: (usize, usize),
+        pipeline: &Pipeline,
+        ranges: &[Range<'_>],
+        common: &[&wgpu::Buffer],
+    ) -> wgpu::BindGroup {
+        let name = |((_, written), range): (&(u32, bool), &Range<'_>)| match written {
+            true if !common.contains(&range.buffer) => self.of(gpu, dispatch, range.buffer),
+            _ => range.buffer.clone(),
+        };
+        let names: Vec<wgpu::Buffer> = pipeline.bindings.iter().zip(ranges).map(name).collect();
+        let named = ranges.iter().zip(&names).map(|(range, buffer)| Range { buffer, ..*range });
+        gpu.bind(pipeline, &named.collect::<Vec<_>>())
     }
-    names
+
+    fn of(&self, gpu: &Gpu, dispatch: (usize, usize), buffer: &wgpu::Buffer) -> wgpu::Buffer {
+        let mut all = self.0.borrow_mut();
+        if let Some(known) = all.iter().find(|n| n.dispatch == dispatch && n.buffer == *buffer) {
+            return known.name.clone();
+        }
+        let name = other_name(gpu, buffer);
+        all.push(Name { dispatch, buffer: buffer.clone(), name: name.clone() });
+        name
+    }
 }
 
 /// The same memory as a buffer that wgpu tracks by itself; the buffer itself where that is not possible.
@@ -180,7 +198,9 @@ pub(super) fn works(gpu: &Gpu) -> Result<bool> {
     gpu.queue.write_buffer(&words, 0, bytemuck::cast_slice(&zeros));
     // By its own: wgpu sees no reason to put what follows behind it in one submission.
     gpu.queue.submit([]);
-    let groups: Vec<_> = (0..stages).map(|s| bind(gpu, &pipeline, &[line(s), line(s + 1)], &[])).collect();
+    let names = Names::default();
+    let bind = |s: u64| names.bind(gpu, (s as usize, 0), &pipeline, &[line(s), line(s + 1)], &[]);
+    let groups: Vec<_> = (0..stages).map(bind).collect();
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

@@ -1,11 +1,14 @@
 //! A model's dispatches: built once, recorded for every step with its immediates.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use super::builder::{Acts, Builder, Flow, KvBuffers, STORAGE, Wiring, acts, logits, upload_floats};
-use super::device::{Gpu, Pipeline};
+use super::builder::{
+    Buffers, Builder, Flow, KvBuffers, Overlap, STORAGE, Wiring, acts, logits, upload_floats,
+};
+use super::device::{Gpu, Pipeline, Range};
 use super::gpu::BATCH;
-use super::overlap::{self, Arena};
+use super::overlap::{self, Arena, Names};
 use super::stage::{
     MAX_SPLITS, Stage, attention, attention_vectors, gated_bias, lower, raw_rows, score_stride,
     settle_vectors, stream, strided,
@@ -151,6 +154,11 @@ impl Program {
         Ok(Program { stages })
     }
 
+    /// The stages, and the places of their matrices.
+    pub(super) fn stages(&self) -> impl Iterator<Item = (&Stage, usize)> {
+        self.stages.iter().map(|(stage, place)| (stage, *place))
+    }
+
     /// The form of a step's kernels: its stages overlap where all of them can.
     pub(super) fn step_form(&self, store: &Store, gpu: &Gpu, spec: &Spec) -> Result<Form> {
         let fits = |(stage, place): &(Stage, usize)| match stage {
@@ -162,32 +170,37 @@ impl Program {
     }
 }
 
-/// Everything that is recorded, and the buffers it works on.
+/// Everything that is recorded, and the buffers it works on. (Names of buffers go before the buffers.)
 pub(super) struct Programs {
-    /// The token at each position.
-    pub(super) ids: wgpu::Buffer,
-    /// RoPE's tables, per rope.
-    turns: Vec<wgpu::Buffer>,
     pub(super) weight_bytes: u64,
     pub(super) kv_bytes: u64,
     pub(super) scratch_bytes: u64,
-    decode: Vec<Dispatch>,
-    /// Of a step whose stages do not overlap though they could, for a profile.
-    apart: Vec<Dispatch>,
+    steps: Steps,
     batch: Vec<Dispatch>,
     last_logits: Vec<Dispatch>,
     select: Dispatch,
     sample: Option<Dispatch>,
     all_logits: Option<(Vec<Dispatch>, wgpu::Buffer)>,
+    arenas: Option<[Arena; 2]>,
+    pub(super) buffers: Buffers,
+    of_batch: Flow,
+    program: Program,
     store: Store,
-    arena: Option<Arena>,
     /// The output matrix, whether the norm's factor is missing in its input, and its place.
     head: (Matrix, bool, usize),
     spec: Spec,
-    normed: Acts,
-    /// Of the last token.
-    pub(super) logits: wgpu::Buffer,
-    best: wgpu::Buffer,
+    context: usize,
+    max_splits: usize,
+}
+
+/// The dispatches of steps of one token.
+struct Steps {
+    /// Of one whose stages overlap, on each of two memories, which take turns.
+    overlapping: Option<[Vec<Dispatch>; 2]>,
+    /// Which of them is next.
+    turn: Cell<usize>,
+    /// Of one whose stages do not, where it was asked for.
+    apart: Option<Vec<Dispatch>>,
 }
 
 /// Bytes of buffers beside weights, keys and values, but for what grows with the context.
@@ -205,7 +218,7 @@ pub fn scratch_bytes(spec: &Spec) -> u64 {
         + 4 * raw_rows(spec)[3]
         + shape.part_bytes(Kv::F32);
     let batch = (BATCH * per_token + 4 * spec.vocab + 8 * spec.vocab.div_ceil(TILE)) as u64;
-    batch + overlap::bytes(spec)
+    batch + 2 * overlap::bytes(spec)
 }
 
 /// Experts of a token, and one more.
@@ -256,6 +269,47 @@ fn vectors(gpu: &Gpu, model: &Model, stage: &Stage) -> Result<Option<wgpu::Buffe
     if floats.is_empty() { Ok(None) } else { upload_floats(gpu, what, &floats).map(Some) }
 }
 
+/// The buffers of a model's dispatches.
+fn buffers(
+    gpu: &Gpu,
+    model: &Model,
+    program: &Program,
+    shapes: &[Attention],
+    context: usize,
+) -> Result<Buffers> {
+    let spec = &model.plan.spec;
+    let of_batch = |what: &str, bytes: usize| gpu.buffer(what, (BATCH * bytes) as u64, STORAGE);
+    let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
+    Ok(Buffers {
+        parts: of_batch("attention", shapes[0].part_bytes(gpu.form.kv))?,
+        turns: model.plan.turns(context, 0).iter().map(upload_turns).collect::<Result<_>>()?,
+        ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
+        branch: of_batch("branch", 4 * stream(spec))?,
+        scores: of_batch("scores", 4 * score_stride(spec))?,
+        picks: of_batch("picks", 8 * picks(spec))?,
+        tails: gpu.buffer("tails", 4, STORAGE)?,
+        logits: gpu.buffer("logits", 4 * spec.vocab as u64, STORAGE)?,
+        best: gpu.buffer("logits", 8 * spec.vocab.div_ceil(TILE) as u64, STORAGE)?,
+        caches: shapes.iter().map(|shape| KvBuffers::of(gpu, shape)).collect::<Result<_>>()?,
+        vectors: program.stages().map(|(stage, _)| vectors(gpu, model, stage)).collect::<Result<_>>()?,
+    })
+}
+
+/// What the stages of a batch hand on, and those of a step that do not overlap.
+fn flow(gpu: &Gpu, spec: &Spec, shape: &Attention) -> Result<Flow> {
+    let of_batch = |what: &str, bytes: usize| gpu.buffer(what, (BATCH * bytes) as u64, STORAGE);
+    let [[vectors, elements], [_, shared]] = hidden(spec);
+    Ok(Flow {
+        x: of_batch("residual stream", 4 * stream(spec))?.into(),
+        raw: of_batch("raw rows", 4 * raw_rows(spec)[3])?.into(),
+        arrived: of_batch("attention", 4 * shape.blocks())?.into(),
+        normed: acts(gpu, 1, spec.width)?,
+        attended: acts(gpu, 1, spec.heads * spec.head_dim)?,
+        hidden: acts(gpu, vectors, elements)?,
+        shared: acts(gpu, 1, shared)?,
+    })
+}
+
 impl Programs {
     pub(super) fn build(
         program: Program,
@@ -263,108 +317,84 @@ impl Programs {
         store: Store,
         gpu: &Gpu,
         context: usize,
-        profiled: bool,
     ) -> Result<Programs> {
         let spec = &model.plan.spec;
         // What a batch's splits leave behind is one binding.
         let kv = gpu.form.kv;
         let one = BATCH * attention(spec, 0, 1, context, true, 1).part_bytes(kv);
         let max_splits = (gpu.binding as usize / one).clamp(1, MAX_SPLITS);
-        let shape = |layer| attention(spec, layer, 1, context, true, max_splits);
+        let shapes: Vec<Attention> = (0..spec.layers.len())
+            .map(|layer| attention(spec, layer, 1, context, true, max_splits))
+            .collect();
+        let buffers = buffers(gpu, model, &program, &shapes, context)?;
+        let of_batch = flow(gpu, spec, &shapes[0])?;
+        let builder = Builder { gpu, model, store: &store, context, max_splits, buffers: &buffers };
+
         let tuning = Tuning::of(gpu);
-        let vectors: Vec<_> =
-            program.stages.iter().map(|(stage, _)| vectors(gpu, model, stage)).collect::<Result<_>>()?;
-        let turns = model.plan.turns(context, 0);
-        let turn_bytes: usize = turns.iter().map(|t| 8 * t.len()).sum();
-        let shapes: Vec<Attention> = (0..spec.layers.len()).map(shape).collect();
-        let caches = shapes.iter().map(|shape| KvBuffers::of(gpu, shape)).collect::<Result<Vec<_>>>()?;
-        let kv_bytes = shapes.iter().map(|shape| shape.cache_bytes(kv) as u64).sum();
-        let upload_turns = |t: &Vec<[f32; 2]>| upload_floats(gpu, "RoPE's table", bytemuck::cast_slice(t));
-        let [[vectors_of, elements], [_, shared]] = hidden(spec);
-        let shape = shape(0);
-        let overlaps = program.step_form(&store, gpu, spec)?.overlapped;
-        let arena = if overlaps { Some(Arena::new(gpu, spec)?) } else { None };
-        let mut of_batch = Flow {
-            x: gpu.buffer("residual stream", (BATCH * stream(spec) * 4) as u64, STORAGE)?.into(),
-            raw: gpu.buffer("raw rows", (BATCH * raw_rows(spec)[3] * 4) as u64, STORAGE)?.into(),
-            arrived: gpu.buffer("attention", (BATCH * shape.blocks() * 4) as u64, STORAGE)?.into(),
-            normed: acts(gpu, 1, spec.width)?,
-            attended: acts(gpu, 1, spec.heads * spec.head_dim)?,
-            hidden: acts(gpu, vectors_of, elements)?,
-            shared: acts(gpu, 1, shared)?,
-        };
-        let mut of_step = of_batch.clone();
-        let mut builder = Builder {
-            context,
-            max_splits,
-            parts: gpu.buffer("attention", (BATCH * shape.part_bytes(kv)) as u64, STORAGE)?,
-            turns: turns.iter().map(upload_turns).collect::<Result<_>>()?,
-            ids: gpu.buffer("ids", 4 * (context as u64 + 1), STORAGE)?,
-            branch: gpu.buffer("branch", (BATCH * stream(spec) * 4) as u64, STORAGE)?,
-            scores: gpu.buffer("scores", (BATCH * score_stride(spec) * 4) as u64, STORAGE)?,
-            picks: gpu.buffer("picks", (BATCH * picks(spec) * 8) as u64, STORAGE)?,
-            tails: gpu.buffer("tails", 4, STORAGE)?,
-            logits: gpu.buffer("logits", 4 * spec.vocab as u64, STORAGE)?,
-            best: gpu.buffer("logits", 8 * spec.vocab.div_ceil(TILE) as u64, STORAGE)?,
-            caches,
-            vectors,
-            gpu,
-            model,
-            store: &store,
-        };
-        let (mut decode, mut apart, mut batch, mut last_logits) = (vec![], vec![], vec![], vec![]);
-        let mut head = None;
-        for (i, (stage, place)) in program.stages.iter().enumerate() {
+        let (mut batch, mut last_logits, mut head) = (vec![], vec![], None);
+        let mut flow = of_batch.clone();
+        for (i, (stage, place)) in program.stages().enumerate() {
             if let Stage::Logits { weight, normed } = stage {
-                head = Some((weight.clone(), *normed, *place));
-                let logits = builder.logits.clone();
-                let head = (weight, *normed);
-                last_logits.extend(builder.logits(*place, head, &logits, &of_batch, false)?);
-                if overlaps && profiled {
-                    apart.extend(builder.logits(*place, head, &logits, &of_batch, false)?);
-                }
-                decode.extend(builder.logits(*place, head, &logits, &of_step, overlaps)?);
+                head = Some((weight.clone(), *normed, place));
+                last_logits = builder.logits(place, (weight, *normed), &flow, None)?;
             } else {
-                let stage = (i, stage, *place);
-                decode.extend(builder.stage(stage, 1, &mut of_step, arena.as_ref())?);
-                batch.extend(builder.stage(stage, tuning.batch_tokens, &mut of_batch, None)?);
-                if overlaps && profiled {
-                    apart.extend(builder.stage(stage, 1, &mut of_batch, None)?);
-                }
+                batch.extend(builder.stage((i, stage, place), tuning.batch_tokens, &mut flow, None)?);
             }
         }
+        let (mut arenas, mut steps) = (None, Steps { overlapping: None, turn: Cell::new(0), apart: None });
+        if program.step_form(&store, gpu, spec)?.overlapped {
+            let names = Names::default();
+            let both = arenas.insert([Arena::new(gpu, spec)?, Arena::new(gpu, spec)?]);
+            let step = |arena| builder.step(&program, &of_batch, Some(Overlap { arena, names: &names }));
+            steps.overlapping = Some([step(&both[0])?, step(&both[1])?]);
+        } else {
+            steps.apart = Some(builder.step(&program, &of_batch, None)?);
+        }
+
         let select = Select { vocab: spec.vocab, threads: tuning.most_threads };
-        let pipeline = builder.gpu.pipeline(&select.shader(builder.gpu.form))?;
-        let group = builder.gpu.bind(&pipeline, &[(&builder.best).into(), (&builder.ids).into()]);
-        let select = Dispatch { pipeline, group, kind: Kind::Select };
-        let Builder { ids, logits, best, turns, .. } = builder;
-        let normed = of_batch.normed;
+        let pipeline = gpu.pipeline(&select.shader(gpu.form))?;
+        let group = gpu.bind(&pipeline, &[(&buffers.best).into(), (&buffers.ids).into()]);
+        let of_context: usize = spec.ropes.iter().map(|rope| 4 * rope.dims).sum::<usize>() + 4;
         Ok(Programs {
-            ids,
-            turns,
             weight_bytes: store.bytes(),
-            kv_bytes,
-            scratch_bytes: scratch_bytes(spec) + (turn_bytes + 4 * context) as u64,
-            decode,
-            apart,
+            kv_bytes: shapes.iter().map(|shape| shape.cache_bytes(kv) as u64).sum(),
+            scratch_bytes: scratch_bytes(spec) + (of_context * context) as u64,
+            steps,
             batch,
             last_logits,
-            select,
+            select: Dispatch { pipeline, group, kind: Kind::Select },
             sample: None,
             all_logits: None,
             head: head.ok_or_else(|| crate::Error::Unsupported("the plan has no logits".to_owned()))?,
             spec: spec.clone(),
+            arenas,
+            buffers,
+            of_batch,
+            program,
             store,
-            arena,
-            normed,
-            logits,
-            best,
+            context,
+            max_splits,
         })
+    }
+
+    /// Builds a step whose stages do not overlap, if there is none.
+    pub(super) fn prepare_apart(&mut self, gpu: &Gpu, model: &Model) -> Result<()> {
+        if self.steps.apart.is_none() {
+            let Programs { store, context, max_splits, buffers, .. } = self;
+            let builder = Builder { gpu, model, store, context: *context, max_splits: *max_splits, buffers };
+            self.steps.apart = Some(builder.step(&self.program, &self.of_batch, None)?);
+        }
+        Ok(())
+    }
+
+    /// From now on no stages overlap: [`Programs::prepare_apart`] comes before. Nothing is under way.
+    pub(super) fn stop_overlapping(&mut self) {
+        self.steps.overlapping = None;
     }
 
     /// Takes other tables of RoPE for what is computed from now on.
     pub(super) fn turn(&self, gpu: &Gpu, tables: &[Vec<[f32; 2]>]) {
-        for (buffer, table) in self.turns.iter().zip(tables) {
+        for (buffer, table) in self.buffers.turns.iter().zip(tables) {
             gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(table));
         }
     }
@@ -373,8 +403,8 @@ impl Programs {
     pub(super) fn prepare(&mut self, gpu: &Gpu, sampling: &Sampling) -> Result<()> {
         if self.sample.is_none() && !sampling.is_argmax() {
             let pipeline = gpu.pipeline(&sample::shader(self.spec.vocab, gpu.form))?;
-            let group =
-                gpu.bind(&pipeline, &[(&self.logits).into(), (&self.best).into(), (&self.ids).into()]);
+            let Buffers { logits, best, ids, .. } = &self.buffers;
+            let group = gpu.bind(&pipeline, &[logits, best, ids].map(Range::from));
             self.sample = Some(Dispatch { pipeline, group, kind: Kind::Sample });
         }
         Ok(())
@@ -385,9 +415,9 @@ impl Programs {
         if self.all_logits.is_none() {
             let out = gpu.buffer("logits", (tokens * self.spec.vocab * 4) as u64, STORAGE)?;
             let (weight, normed, place) = &self.head;
-            let buffers = (&self.normed, &out, &self.best);
+            let buffers = (&self.of_batch.normed, &out, &self.buffers.best);
             let made = logits(
-                Wiring { gpu, overlaps: false, common: [None; 2] },
+                Wiring { gpu, overlap: None, common: [None; 2] },
                 &self.store,
                 &self.spec,
                 *place,
@@ -430,7 +460,8 @@ impl Programs {
     }
 
     /// Records a step of one token; gives the number of dispatches. A step whose stages overlap should
-    /// have an encoder of its own: in one encoder wgpu sees that steps write to the same names.
+    /// have an encoder of its own: in one encoder wgpu sees that steps write to the same names. Steps are
+    /// submitted in the order in which they are recorded.
     pub(super) fn record_step(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -438,29 +469,57 @@ impl Programs {
         sampling: &Sampling,
         timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) -> u64 {
-        if let Some(arena) = &self.arena {
-            arena.clear(encoder);
+        let turn = self.steps.turn.get();
+        if let (Some(arenas), true) = (&self.arenas, self.overlaps()) {
+            overlap::take_turns(encoder, &arenas[turn], &arenas[1 - turn]);
+            self.steps.turn.set(1 - turn);
         }
         let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
         let mut pass = encoder.begin_compute_pass(&descriptor);
-        record(&mut pass, &self.decode, step, sampling)
+        let dispatches = match &self.steps.overlapping {
+            Some(both) => &both[turn],
+            None => self.apart(),
+        };
+        record(&mut pass, dispatches, step, sampling)
             + record(&mut pass, std::slice::from_ref(self.choice(sampling)), step, sampling)
+    }
+
+    /// Records a step whose stages do not overlap: [`Programs::prepare_apart`] comes before.
+    pub(super) fn record_step_apart(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        step: &Step,
+        sampling: &Sampling,
+    ) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        record(&mut pass, self.apart(), step, sampling);
+        record(&mut pass, std::slice::from_ref(self.choice(sampling)), step, sampling);
+    }
+
+    fn apart(&self) -> &[Dispatch] {
+        self.steps.apart.as_deref().unwrap_or_default()
     }
 
     /// The dispatches of a greedy step of one token, in order.
     pub(super) fn decode_dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        self.decode.iter().chain([&self.select])
+        let step = self.steps.overlapping.as_ref().map_or(self.apart(), |both| &both[0]);
+        step.iter().chain([&self.select])
     }
 
-    /// The same of a step whose stages do not overlap: none unless they were asked for.
+    /// The same of a step whose stages do not overlap: none unless there is one.
     pub(super) fn apart_dispatches(&self) -> impl Iterator<Item = &Dispatch> {
-        let step = if self.overlaps() { &self.apart } else { &self.decode };
-        step.iter().chain([&self.select])
+        self.apart().iter().chain([&self.select])
+    }
+
+    /// The memories on which overlapping stages hand words on.
+    #[cfg(test)]
+    pub(super) fn arenas(&self) -> Option<&[Arena; 2]> {
+        self.arenas.as_ref()
     }
 
     /// The stages of a step overlap.
     pub(super) fn overlaps(&self) -> bool {
-        self.arena.is_some()
+        self.steps.overlapping.is_some()
     }
 
     /// Records the logits after a batch's tokens, all or the last; gives where they are.
@@ -477,7 +536,7 @@ impl Programs {
             }
             _ => {
                 record(pass, &self.last_logits, step, &Sampling::greedy());
-                &self.logits
+                &self.buffers.logits
             }
         }
     }

@@ -129,7 +129,13 @@ pub struct Form {
     /// A stage's workgroups may run before the stage before has ended, and take what it makes as it
     /// comes: of one token, in integers.
     pub overlapped: bool,
+    /// How often a lane looks for a word of the stage before until it gives up: [`POLLS`], or fewer to
+    /// see what becomes of that.
+    pub polls: u32,
 }
+
+/// Looking so often for a word takes about half a second.
+pub const POLLS: u32 = 1 << 19;
 
 /// A shader of one form, ready for a device.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -78,9 +78,6 @@ shaders![
     "blocks/nvfp4.wgsl",
 ];
 
-/// How often a lane looks for a word of the stage before until it gives up: about half a second.
-const POLLS: u32 = 1 << 19;
-
 /// Types whose signs are seven bits of eight: their shaders look the masks up.
 fn has_even_signs(ty: Type) -> bool {
     matches!(ty, Type::IQ2_XXS | Type::IQ2_XS | Type::IQ3_XXS)
@@ -124,7 +121,7 @@ impl Source {
         let mut source = Source::default();
         source.flag(flag, true).flag("INTEGER", matches!(form.math, Math::Int16 | Math::Int8));
         source.set("STEPS", format_args!("{:.1}", form.math.steps()));
-        source.flag("OVERLAPPED", form.overlapped).set("POLLS", POLLS);
+        source.flag("OVERLAPPED", form.overlapped).set("POLLS", form.polls);
         source.flag("SUBGROUPS", form.subgroups).set("ACT", activations);
         source
     }

@@ -137,9 +137,9 @@ fn seen(path: Way, gpu: Option<&Gpu>, model: &Arc<Model>, ids: &[u32]) -> Vec<bo
     let mut store = Store::default();
     let program = Program::plan(&model.plan, &mut store, gpu).unwrap();
     store.upload(gpu, &model.weights, &mut go_on).unwrap();
-    let mut programs = Programs::build(program, model, store, gpu, 64, false).unwrap();
+    let mut programs = Programs::build(program, model, store, gpu, 64).unwrap();
     programs.prepare_all_logits(gpu, ids.len()).unwrap();
-    gpu.queue.write_buffer(&programs.ids, 0, bytemuck::cast_slice(ids));
+    gpu.queue.write_buffer(&programs.buffers.ids, 0, bytemuck::cast_slice(ids));
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let logits = {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -153,14 +153,14 @@ fn seen(path: Way, gpu: Option<&Gpu>, model: &Arc<Model>, ids: &[u32]) -> Vec<bo
         download::<f32>(gpu, &logits).chunks(vocab).take(ids.len()).map(is_finite).collect();
     for (i, id) in ids.iter().enumerate() {
         // Each step chooses the next id, which the text has already.
-        gpu.queue.write_buffer(&programs.ids, 4 * i as u64, bytemuck::bytes_of(id));
+        gpu.queue.write_buffer(&programs.buffers.ids, 4 * i as u64, bytemuck::bytes_of(id));
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         programs.record_step(&mut encoder, &Step::decode(i, 0), &Sampling::greedy(), None);
         gpu.queue.submit([encoder.finish()]);
-        let row: Vec<f32> = download(gpu, &programs.logits);
+        let row: Vec<f32> = download(gpu, &programs.buffers.logits);
         rows.push(is_finite(&row[..vocab]));
         // The choice says the same as the logits.
-        let next: Vec<u32> = download(gpu, &programs.ids);
+        let next: Vec<u32> = download(gpu, &programs.buffers.ids);
         assert_eq!(next[i + 1] == u32::MAX, !is_finite(&row[..vocab]), "{path:?}: the choice");
     }
     rows

@@ -35,17 +35,17 @@ fn steps(gpu: &Gpu, model: &Model) -> (Vec<(String, Knobs)>, Vec<f32>) {
     let program = Program::plan(&model.plan, &mut store, gpu).unwrap();
     let form = program.step_form(&store, gpu, &model.plan.spec).unwrap();
     store.upload(gpu, &model.weights, &mut |_, _| ControlFlow::Continue(())).unwrap();
-    let programs = Programs::build(program, model, store, gpu, 32, false).unwrap();
+    let programs = Programs::build(program, model, store, gpu, 32).unwrap();
     let knobs = programs.decode_dispatches().filter_map(|d| match &d.kind {
         Kind::Gemv(k) | Kind::LastLogits(k) => Some((key(form, &k.epilogue, &k.parts), k.knobs)),
         _ => None,
     });
-    gpu.queue.write_buffer(&programs.ids, 0, bytemuck::bytes_of(&7u32));
+    gpu.queue.write_buffer(&programs.buffers.ids, 0, bytemuck::bytes_of(&7u32));
     let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let greedy = Sampling::greedy();
     (0..8).for_each(|i| _ = programs.record_step(&mut encoder, &Step::decode(i, 0), &greedy, None));
     gpu.queue.submit([encoder.finish()]);
-    (knobs.collect(), read(gpu, &programs.logits).unwrap())
+    (knobs.collect(), read(gpu, &programs.buffers.logits).unwrap())
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::common::ModelArg;
+use super::common::{self, ModelArg};
 use super::progress::{Bar, Unit};
 use super::{interrupt, output};
 use crate::engine::{self, Engine, Info, Options};
@@ -73,6 +73,9 @@ pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result
         return Err(Error::Interrupted);
     }
     announce(engine.info(), quiet);
+    if let (Ok(file), false) = (file(model), quiet) {
+        output::notes(&common::ignored(file));
+    }
     Ok(engine)
 }
 

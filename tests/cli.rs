@@ -149,12 +149,16 @@ fn every_command_says_what_is_wrong_with_a_file() {
     let infer = Infer::new();
     let demo = std::fs::read(common::repo("assets/demo.gguf")).unwrap();
     infer.write("empty.gguf", b"").write("image.gguf", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
+    infer.write("page.gguf", b"<!doctype html>\n<title>Sign in</title>");
+    infer.write("weights.safetensors", b"\x10\0\0\0\0\0\0\0{\"__metadata__\":{}");
     infer.write("short.gguf", &demo[..demo.len() / 2]);
     std::fs::create_dir(infer.path("folder.gguf")).unwrap();
     for (file, why) in [
         ("missing.gguf", "no such file"),
         ("empty.gguf", "is empty"),
         ("image.gguf", "is no GGUF file"),
+        ("page.gguf", "it is a web page"),
+        ("weights.safetensors", "it is a safetensors file; convert"),
         ("short.gguf", "do not lie in the file"),
         ("folder.gguf", "is a directory"),
     ] {

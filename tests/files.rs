@@ -209,6 +209,22 @@ fn parts_that_do_not_fit_are_refused() {
     refused(&first, &second, "tensor t0: stands in ");
     write(&second, &part(1, 3, 4, "t1"));
     refused(&first, &second, "split.tensors.count is 4, and the parts have 3 tensors");
+    // What parts beside the first say must fit: some tools write all keys into each.
+    let with = |no, name: &str| {
+        let mut writer = Writer::new();
+        writer
+            .u16("split.no", no)
+            .u16("split.count", 3)
+            .i32("split.tensors.count", 3)
+            .str("general.name", name);
+        writer.tensor(&format!("t{no}"), Type::F32, &[8], &[0; 32]).finish()
+    };
+    write(&first, &with(0, "one"));
+    write(&second, &with(1, "one"));
+    File::open(&at(&third)).unwrap();
+    write(&second, &with(1, "two"));
+    refused(&third, &second, "general.name has not the value that it has in ");
+    fresh();
     write(&second, b"GGUF");
     refused(&first, &second, "truncated");
     write(&second, &part(5, 3, 3, "t1"));
@@ -241,6 +257,90 @@ fn parts_that_do_not_fit_are_refused() {
     }
     let error = File::parse(part(0, 3, 3, "t")).unwrap_err().to_string();
     assert!(error.contains("3 parts of a split model"), "{error}");
+}
+
+/// `cat` makes no model of parts: each has a header of its own.
+#[test]
+fn parts_that_are_joined_are_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = split_demo(folder.path(), "a", 3).into_iter().map(|path| std::fs::read(path).unwrap());
+    let parts: Vec<Vec<u8>> = parts.collect();
+    // A tool may align the end of a file, or not.
+    let mut odd = Writer::new();
+    odd.u16("split.no", 0).u16("split.count", 3);
+    let odd = odd.tensor("t", Type::F32, &[3], &[1; 12]).finish();
+    let mut aligned = odd.clone();
+    aligned.resize(odd.len().next_multiple_of(32), 0);
+    assert!(odd.len() < aligned.len());
+    for (name, bytes, no) in [
+        ("all.gguf", parts.concat(), 1),
+        ("two.gguf", parts[1..].concat(), 2),
+        ("a-00001-of-00003.gguf", parts.concat(), 1),
+        ("odd.gguf", [odd, part(1, 3, 3, "u")].concat(), 1),
+        ("aligned.gguf", [aligned, part(1, 3, 3, "u")].concat(), 1),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let (code, _, stderr) = infer(&["inspect", path.to_str().unwrap()]);
+        assert_eq!(code, 3, "{stderr}");
+        for what in [&format!("is part {no} of 3 "), "joined", "--merge", "beside each other"] {
+            assert!(stderr.contains(what) && stderr.lines().count() == 1, "{stderr}");
+        }
+    }
+    // Other bytes behind a part, or a file that is none, hurt nobody.
+    std::fs::write(folder.path().join("a-00001-of-00003.gguf"), [&parts[0][..], &[0; 100]].concat()).unwrap();
+    File::open(&folder.path().join("a-00003-of-00003.gguf")).unwrap();
+}
+
+/// Other tools cut a file anywhere: such pieces are joined by `cat`.
+#[test]
+fn pieces_of_a_file_are_recognised_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = std::fs::read(common::repo("assets/demo.gguf")).unwrap();
+    let (head, tail) = demo.split_at(demo.len() / 2);
+    for (name, bytes, said) in [
+        ("m.gguf.part1of2", head, true),
+        ("m.gguf.part2of2", tail, true),
+        ("M.Q8_0.GGUF-split-a", head, true),
+        ("m.gguf.001", head, true),
+        ("m.gguf", head, false),
+        ("m.gguf.tmp", head, false),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let line = File::open(&path).unwrap_err().to_string();
+        assert_eq!(line.contains("join all pieces"), said, "{line}");
+    }
+    std::fs::write(folder.path().join("m.gguf.part1of1"), &demo).unwrap();
+    File::open(&folder.path().join("m.gguf.part1of1")).unwrap();
+}
+
+/// Names are bytes where the system says so.
+#[cfg(unix)]
+#[test]
+fn names_of_parts_need_not_be_text() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let latin = folder.path().join(OsStr::from_bytes(b"caf\xe9"));
+    if std::fs::create_dir(&latin).is_err() {
+        common::note("SKIPPED: names_of_parts_need_not_be_text: this file system wants UTF-8");
+        return;
+    }
+    let named = |no: u16| [b"mod\xe8le-", format!("{no:05}-of-00002.gguf").as_bytes()].concat();
+    let path = |no: u16| latin.join(OsStr::from_bytes(&named(no)));
+    for (no, plain) in (1..).zip(split_demo(&latin, "a", 2)) {
+        std::fs::rename(plain, path(no)).unwrap();
+    }
+    for no in [1, 2] {
+        assert_eq!(File::open(&path(no)).unwrap().parts().len(), 2);
+    }
+    // One that is not named so says how it should be.
+    let other = latin.join(OsStr::from_bytes(b"\xe8.gguf"));
+    std::fs::rename(path(2), &other).unwrap();
+    let line = File::open(&other).unwrap_err().to_string();
+    assert!(line.contains("-00002-of-00002.gguf"), "{line}");
+    assert!(File::open(&path(1)).unwrap_err().to_string().contains("no such file"));
 }
 
 /// A first part may have nothing but the metadata, and each part has an alignment of its own.

@@ -25,7 +25,7 @@ pub(super) struct Args {
     model: ModelArg,
     /// Random weights at a known model's shape instead of a file; FTYPE is Q3_K_M, Q4_K_M, Q5_K_M,
     /// MXFP4_MOE or a type's name [default: Q4_K_M, else what the model is usually found in]
-    #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with = "path")]
+    #[arg(long, value_name = "SHAPE[:FTYPE]", conflicts_with_all = ["path", "ignore_key"])]
     synthetic: Option<String>,
     /// Tokens to generate in a run
     #[arg(long, value_name = "N", default_value_t = 128, allow_negative_numbers = true,

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::engine::tune::{self, Tune, When};
 use crate::engine::{DeviceChoice, Options};
-use crate::gguf::{Bytes, File, Part};
+use crate::gguf::{Bytes, File, Part, shown};
 use crate::kernels::{Kv, Math};
 use crate::{Error, Result};
 
@@ -27,21 +27,33 @@ pub(super) struct ModelArg {
     /// A GGUF file (of a split model any part), or `demo`, the model that is part of this program
     #[arg(value_name = "MODEL", default_value = DEMO)]
     path: PathBuf,
+    /// Go on as if the file had no metadata key NAME: one that would be refused, or one that is read and
+    /// then takes its default. Its whole name, as in `llama.attention.causal`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    ignore_key: Vec<String>,
 }
 
 impl ModelArg {
     /// Opens the file.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, or with a key that is to be ignored.
     pub(super) fn open(&self) -> Result<File> {
-        open(&self.path)
+        let file = open(&self.path)?;
+        let ignoring = file.ignoring(&self.ignore_key);
+        ignoring.map_err(|e| e.context(format!("--ignore-key: {}", self.name())))
     }
 
     /// The model's name for people: the path, as given.
     pub(super) fn name(&self) -> String {
         self.path.display().to_string()
     }
+}
+
+/// What a user should know of keys that are ignored.
+pub(super) fn ignored(file: &File) -> Vec<String> {
+    let note = |key| format!("metadata key {key} is ignored");
+    file.ignored().iter().map(|key| note(shown(key.as_bytes()))).collect()
 }
 
 /// Opens a file, or for `demo` the embedded one.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::common::ModelArg;
+use super::common::{self, ModelArg};
 use super::interrupt::{self, Deferred};
 use super::output;
 use super::progress::{Bar, Unit};
@@ -61,7 +61,7 @@ pub(super) fn vocabulary(tokenizer: &Tokenizer, model: &Model) -> Result<()> {
 /// The engine's.
 pub(super) fn open(model: &Arc<Model>, options: &Options, quiet: bool) -> Result<Box<dyn Engine>> {
     let engine = engine(model, options, quiet)?;
-    announce(engine.info(), quiet);
+    announce(model, engine.info(), quiet);
     Ok(engine)
 }
 
@@ -77,7 +77,7 @@ pub(super) fn open_deferred(
     let options = Options { stop: Some(interrupt::flag()), ..options.clone() };
     let engine = engine(model, &options, quiet)?;
     let deferred = Deferred::new();
-    announce(engine.info(), quiet);
+    announce(model, engine.info(), quiet);
     Ok((engine, deferred))
 }
 
@@ -98,7 +98,7 @@ fn tuning(device: &str) {
 }
 
 /// The first line on stderr, and what the user should know besides.
-fn announce(info: &Info, quiet: bool) {
+fn announce(model: &Model, info: &Info, quiet: bool) {
     if quiet {
         return;
     }
@@ -108,4 +108,7 @@ fn announce(info: &Info, quiet: bool) {
         info.device, info.math, info.kv, info.context
     ));
     output::notes(&info.notes);
+    if let Ok(file) = file(model) {
+        output::notes(&common::ignored(file));
+    }
 }

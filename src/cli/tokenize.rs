@@ -71,6 +71,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             (ids, None)
         }
     };
+    output::notes(&common::ignored(&file));
     output::notes(tokenizer.notes());
     if args.json {
         let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();

@@ -112,6 +112,8 @@ impl CpuEngine {
         let need = super::memory::Need::of(spec, weight_bytes + scratch_bytes, row_bytes);
         let (context, note) = need.context(spec, options, options.memory)?;
         notes.extend(note);
+        // Weights are mapped, the rest is taken from the heap.
+        super::memory::can_be_had(need.bytes(context).saturating_sub(weight_bytes), context)?;
         let stages = lower(plan);
         let vectors = stages.iter().map(|stage| StageVectors::of(stage, spec, &model.weights)).collect();
         let mut layers: Vec<Attention> =

@@ -28,6 +28,22 @@ pub(super) struct Need {
     rings: Vec<u64>,
 }
 
+/// Says whether the system would give so many bytes for a context. That may be one of billions, and an
+/// allocation that fails ends the program.
+///
+/// # Errors
+/// [`Error::Device`] with the bytes and what to do.
+pub(super) fn can_be_had(bytes: u64, context: usize) -> Result<()> {
+    let size = usize::try_from(bytes).unwrap_or(usize::MAX);
+    // Nothing is written to it, so nothing is used up.
+    Vec::<u8>::new().try_reserve_exact(size).map_err(|_| {
+        let bytes = shown(bytes);
+        Error::Device(format!(
+            "a context of {context} tokens needs {bytes} of memory, more than the system gives: lower --ctx"
+        ))
+    })
+}
+
 /// A lowered context must still be of use.
 const LEAST_CONTEXT: usize = 256;
 
@@ -49,7 +65,7 @@ impl Need {
     }
 
     /// Bytes at a context.
-    fn bytes(&self, context: usize) -> u64 {
+    pub(super) fn bytes(&self, context: usize) -> u64 {
         let context = context as u64;
         let rings: u64 = self.rings.iter().map(|ring| context.min(*ring)).sum();
         self.fixed + self.per_token * context + self.per_row * (self.whole * context + rings)
@@ -123,6 +139,8 @@ pub(super) fn context(
     let per_row = shape.cache_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
     let need = Need::of(spec, weights + super::program::scratch_bytes(spec), per_row);
     let (context, note) = need.context(spec, options, options.memory.or(gpu.memory))?;
+    // RoPE's tables are made by the host.
+    can_be_had(need.per_token * context as u64, context)?;
     let mut notes: Vec<String> = note.into_iter().collect();
     // The numbers of a layer's keys and values are one binding.
     let bound = shape.unit_bytes(gpu.form.kv) as u64 / CACHE_TILE as u64;
@@ -144,4 +162,21 @@ pub(super) fn context(
         shown(gpu.binding)
     ));
     Ok((fit, notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::can_be_had;
+
+    #[test]
+    fn memory_that_nobody_has_is_an_error() {
+        can_be_had(1 << 20, 4096).unwrap();
+        for bytes in [1 << 60, u64::MAX] {
+            let line = can_be_had(bytes, 1 << 31).unwrap_err().to_string();
+            assert!(
+                line.starts_with("a context of 2147483648 tokens needs ") && line.contains("--ctx"),
+                "{line}"
+            );
+        }
+    }
 }

@@ -10,6 +10,8 @@ pub enum Error {
     Empty,
     #[error("is no GGUF file (it begins with {found}, not with \"GGUF\")")]
     Magic { found: String },
+    #[error("is no GGUF file: it is {what}; {way_out}")]
+    Foreign { what: &'static str, way_out: &'static str },
     #[error(
         "GGUF version {0} is not supported (2 and 3 are); convert the model again with a current converter"
     )]
@@ -79,10 +81,22 @@ pub enum Error {
     PartName { no: u64, count: u64, name: String, other: String },
     #[error("{key} is {found} and should be {right}: this is another model's part, or is named wrongly")]
     PartKey { key: &'static str, found: u64, right: u64 },
-    #[error("split.tensors.count is {stated}, and the parts have {found} tensors")]
+    #[error(
+        "metadata key {key} has not the value that it has in {first}: they are parts of different models"
+    )]
+    PartMetadata { key: String, first: String },
+    #[error(
+        "split.tensors.count is {stated}, and the parts have {found} tensors: one of them is another model's"
+    )]
     PartTensors { stated: u64, found: u64 },
-    #[error("tensor {name}: stands in {other} as well")]
+    #[error("tensor {name}: stands in {other} as well: one of them is another model's part")]
     PartTensor { name: String, other: String },
+    #[error(
+        "is part {no} of {count} of a split model with other bytes joined behind it, as `cat` does: parts are no \
+         pieces of one file; put them beside each other under their own names and open one, or merge them with \
+         `llama-gguf-split --merge`"
+    )]
+    Joined { no: u64, count: u64 },
     #[error("is one of {0} parts of a split model, which is opened by a part's path, all parts being there")]
     Part(u64),
 }

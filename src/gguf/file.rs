@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Error;
 use super::bytes::Bytes;
-use super::split::Split;
+use super::split::{Split, piece};
 use super::value::{Array, Value, ValueType};
 use super::walk::{Header, shown, walk};
 use crate::quant::Type;
@@ -108,7 +108,11 @@ impl Part {
 /// A GGUF file, or all files of a model that is split: the bytes and a checked index into them.
 /// Cloning is cheap. See the module's documentation.
 #[derive(Clone)]
-pub struct File(Arc<Index>);
+pub struct File {
+    index: Arc<Index>,
+    /// Keys that are passed over.
+    ignored: Arc<[String]>,
+}
 
 struct Index {
     version: u32,
@@ -131,6 +135,9 @@ impl Walked {
     fn new(bytes: Bytes) -> Result<Walked, Error> {
         let header = walk(&bytes)?;
         let split = Split::read(&bytes, &header)?;
+        if let Some(split) = split {
+            split.stands_alone(&bytes, &header)?;
+        }
         Ok(Walked { bytes, header, split })
     }
 
@@ -148,8 +155,31 @@ impl Walked {
         if !bytes.intact() {
             return Err(changed());
         }
-        walked.map_err(|e| crate::Error::File(e.to_string()))
+        walked.map_err(|e| match piece(path) {
+            Some(way_out) => crate::Error::File(format!("{e}; {way_out}")),
+            None => crate::Error::File(e.to_string()),
+        })
     }
+}
+
+/// A key that says one thing of the model in a part, another in the first one. Tools write no more into parts behind
+/// the first than which they are; where there is more, it must fit.
+fn contradiction((bytes, entries): (&[u8], &[Entry]), first: (&[u8], &[Entry])) -> Option<String> {
+    let architecture = find(first.1, first.0, "general.architecture").and_then(|value| value.as_str());
+    let of_architecture = |key: &str| {
+        architecture.and_then(|name| key.strip_prefix(name)).is_some_and(|rest| rest.starts_with('.'))
+    };
+    let of_model = |key: &str| {
+        key != "general.alignment" && (key.starts_with("general.") || key.starts_with("tokenizer."))
+            || of_architecture(key)
+    };
+    let keys = entries.iter().filter_map(|e| std::str::from_utf8(&bytes[e.key.clone()]).ok());
+    let mut shared = keys.filter(|key| of_model(key));
+    let differs = |key: &&str| {
+        let there = find(first.1, first.0, key);
+        there.is_some() && there != find(entries, bytes, key)
+    };
+    shared.find(differs).map(str::to_owned)
 }
 
 fn changed() -> crate::Error {
@@ -198,13 +228,44 @@ impl File {
         let Walked { bytes, header, .. } = walked;
         let by_name = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         let part = Part { name, bytes, alignment: header.alignment, data_start: header.data_start };
-        File(Arc::new(Index {
+        File::of(Index {
             version: header.version,
             parts: vec![part],
             entries: header.entries,
             tensors: header.tensors,
             by_name,
-        }))
+        })
+    }
+
+    fn of(index: Index) -> File {
+        File { index: Arc::new(index), ignored: Arc::default() }
+    }
+
+    /// The same file, read as if these keys were not there. What its container is remains.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for a key that the file has not, or that says how to read it.
+    pub fn ignoring(self, keys: &[String]) -> Result<File, crate::Error> {
+        for key in keys {
+            let shown = shown(key.as_bytes());
+            if find(&self.index.entries, &self.first().bytes, key).is_none() {
+                return Err(crate::Error::Usage(format!("the file has no metadata key {shown}")));
+            }
+            if key == "general.alignment" || key == "general.architecture" || key.starts_with("split.") {
+                return Err(crate::Error::Usage(format!("the file cannot be read without {shown}")));
+            }
+        }
+        Ok(File { ignored: keys.into(), ..self })
+    }
+
+    /// True for a key that is passed over.
+    pub fn ignores(&self, key: &str) -> bool {
+        self.ignored.iter().any(|ignored| ignored == key)
+    }
+
+    /// The keys that are passed over.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 
     /// A model of several files, which say that they are its parts. The error names one.
@@ -217,6 +278,12 @@ impl File {
                 && stated != found
             {
                 return Err((name, Error::PartTensors { stated, found }));
+            }
+            if let Some(first) = index.parts.first()
+                && let Some(key) = contradiction((&bytes, &header.entries), (&first.bytes, &index.entries))
+            {
+                let first = first.name.clone();
+                return Err((name, Error::PartMetadata { key: shown(key.as_bytes()), first }));
             }
             if part == 0 {
                 index.version = header.version;
@@ -234,7 +301,7 @@ impl File {
             let (alignment, data_start) = (header.alignment, header.data_start);
             index.parts.push(Part { name, bytes, alignment, data_start });
         }
-        Ok(File(Arc::new(index)))
+        Ok(File::of(index))
     }
 
     /// Says whether the files are still those that were opened. What has been read before is right
@@ -251,16 +318,16 @@ impl File {
 
     /// The files, at least one.
     pub fn parts(&self) -> &[Part] {
-        &self.0.parts
+        &self.index.parts
     }
 
     fn first(&self) -> &Part {
-        &self.0.parts[0]
+        &self.index.parts[0]
     }
 
     /// The format's version: 2 or 3.
     pub fn version(&self) -> u32 {
-        self.0.version
+        self.index.version
     }
 
     /// The alignment of tensors in bytes: the first file's.
@@ -278,28 +345,31 @@ impl File {
         self.parts().iter().fold(0, |n, part| n.saturating_add(part.bytes.len() as u64))
     }
 
-    /// All metadata in file order. Keys are UTF-8: the walk refuses others.
+    /// All metadata in file order, ignored or not. Keys are UTF-8: the walk refuses others.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, Value<'_>)> {
         let bytes = &self.first().bytes;
-        self.0.entries.iter().map(|e| {
+        self.index.entries.iter().map(|e| {
             let key = std::str::from_utf8(&bytes[e.key.clone()]).unwrap_or_default();
             (key, e.value.view(bytes))
         })
     }
 
-    /// The value of a key.
+    /// The value of a key, unless it is ignored.
     pub fn get(&self, key: &str) -> Option<Value<'_>> {
-        find(&self.0.entries, &self.first().bytes, key)
+        if self.ignores(key) {
+            return None;
+        }
+        find(&self.index.entries, &self.first().bytes, key)
     }
 
     /// All tensors in the tables' order.
     pub fn tensors(&self) -> &[Tensor] {
-        &self.0.tensors
+        &self.index.tensors
     }
 
     /// A tensor by name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.0.by_name.get(name).map(|i| &self.0.tensors[*i])
+        self.index.by_name.get(name).map(|i| &self.index.tensors[*i])
     }
 
     /// A tensor's bytes.

@@ -13,6 +13,7 @@
 mod bytes;
 mod error;
 mod file;
+mod foreign;
 #[cfg(unix)]
 mod guard;
 mod json;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::bytes::Cursor;
 use super::file::{Entry, Stored, Tensor, find};
-use super::{Error, Value, ValueType};
+use super::{Error, Value, ValueType, foreign};
 use crate::quant::{Type, retired};
 
 /// Arrays of arrays are legal; nobody nests them deeper than this.
@@ -41,6 +41,9 @@ pub(super) fn walk(bytes: &[u8]) -> Result<Header, Error> {
     if magic != b"GGUF" {
         if b"GGUF".starts_with(magic) {
             return Err(Error::Truncated { what: "the magic", at: 0, file: bytes.len() as u64 });
+        }
+        if let Some((what, way_out)) = foreign::recognise(bytes) {
+            return Err(Error::Foreign { what, way_out });
         }
         return Err(Error::Magic { found: format!("\"{}\"", magic.escape_ascii()) });
     }

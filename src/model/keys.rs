@@ -1,30 +1,57 @@
-//! Typed access to an architecture's metadata keys, with errors that name them.
+//! Typed access to an architecture's metadata keys, with errors that name them, and an account of
+//! those that nobody has asked for.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 use crate::gguf::{File, Value};
 use crate::{Error, Result};
 
 /// Sizes beyond this are damage, not models.
 const MAX_SIZE: u64 = 1 << 24;
+/// Positions beyond this are damage, and no number that kernels count with. No memory is taken by a model's
+/// own context, only by the one that is asked for.
+const MAX_CONTEXT: u64 = i32::MAX as u64;
 
 /// The keys of one architecture: `NAME.key`.
 pub(super) struct Keys<'a> {
     file: &'a File,
     architecture: &'a str,
+    /// Keys without the architecture's name whose values have been looked for.
+    asked: RefCell<HashSet<String>>,
 }
 
 impl<'a> Keys<'a> {
     /// The keys of a file's architecture.
     pub(super) fn new(file: &'a File, architecture: &'a str) -> Keys<'a> {
-        Keys { file, architecture }
+        Keys { file, architecture, asked: RefCell::default() }
     }
 
-    fn name(&self, key: &str) -> String {
+    /// A key's whole name.
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
     /// A value, if the key is there.
     pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+        self.asked.borrow_mut().insert(key.to_owned());
         self.file.get(&self.name(key))
+    }
+
+    /// Keys that say nothing here, whatever their values: as good as read.
+    pub(super) fn say_nothing(&self, keys: &[&str]) {
+        self.asked.borrow_mut().extend(keys.iter().map(|key| (*key).to_owned()));
+    }
+
+    /// What the file says of the architecture and nobody has asked for, without its name.
+    pub(super) fn unread(&self) -> Vec<(&'a str, Value<'a>)> {
+        let asked = self.asked.borrow();
+        let of_it = |(key, value): (&'a str, Value<'a>)| {
+            let key = key.strip_prefix(self.architecture)?.strip_prefix('.')?;
+            (!asked.contains(key)).then_some((key, value))
+        };
+        let heeded = self.file.metadata().filter(|(key, _)| !self.file.ignores(key));
+        heeded.filter_map(of_it).collect()
     }
 
     /// An error about a key's value.
@@ -43,6 +70,15 @@ impl<'a> Keys<'a> {
 
     /// A count of at least 1. Per-layer arrays are accepted where all layers agree.
     pub(super) fn size(&self, key: &str) -> Result<usize> {
+        self.at_most(key, MAX_SIZE)
+    }
+
+    /// A number of positions, at least 1.
+    pub(super) fn positions(&self, key: &str) -> Result<usize> {
+        self.at_most(key, MAX_CONTEXT)
+    }
+
+    fn at_most(&self, key: &str, most: u64) -> Result<usize> {
         let value = self.get(key).ok_or_else(|| self.missing(key))?;
         let number = match value {
             Value::Array(array) => {
@@ -62,8 +98,8 @@ impl<'a> Keys<'a> {
         };
         match number {
             Some(0) => Err(self.bad(key, "must not be 0")),
-            Some(n) if n <= MAX_SIZE => Ok(n as usize),
-            Some(n) => Err(self.bad(key, format!("{n} is too large"))),
+            Some(n) if n <= most => Ok(n as usize),
+            Some(n) => Err(self.bad(key, format!("{n} is too large (up to {most} is possible)"))),
             None => Err(self.bad(key, format!("must be a positive integer, not {}", value.ty()))),
         }
     }

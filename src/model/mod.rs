@@ -15,7 +15,7 @@ pub use plan::{Branch, Feed, Op, Plan};
 pub(crate) use random::Random;
 pub use rope::Factors;
 pub use spec::{
-    Activation, Block, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec, Temperature,
+    Activation, Block, Divisors, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec, Temperature,
 };
 pub(crate) use synthetic::random_rows;
 pub use synthetic::{Key, Synthetic};

@@ -123,8 +123,7 @@ pub struct Plan {
 struct Of<'a> {
     weights: &'a Weights,
     layer: usize,
-    /// Tensors that other architectures may leave out.
-    always: &'static [&'static str],
+    spec: &'a Spec,
 }
 
 impl Of<'_> {
@@ -132,11 +131,11 @@ impl Of<'_> {
         format!("blk.{}.{part}", self.layer)
     }
 
-    /// Whether a tensor is there that may be absent: then it is in all layers.
+    /// Whether a tensor is there that may be absent: if it is, it is in all layers.
     fn has(&self, part: &str) -> Result<bool> {
         let has = |layer: usize| self.weights.tensor(&format!("blk.{layer}.{part}")).is_some();
         let here = has(self.layer);
-        let wanted = self.always.contains(&part);
+        let wanted = self.spec.always.contains(&part);
         if !here && (wanted || has(0)) {
             return Err(Error::Unsupported(format!("tensor {} is missing", self.name(part))));
         }
@@ -154,14 +153,20 @@ impl Of<'_> {
         self.weights.vector(&self.name(part), len)
     }
 
-    /// A vector that may be absent.
-    fn maybe(&self, part: &str, len: usize) -> Result<Option<Vector>> {
-        if self.has(part)? { self.vector(part, len).map(Some) } else { Ok(None) }
+    /// Whether the architecture knows a tensor that others do without, and it is there. What is not
+    /// known is left alone here, and refused by [`Plan::uses_all`].
+    fn known(&self, part: &str) -> Result<bool> {
+        Ok(self.spec.knows(part) && self.has(part)?)
     }
 
-    /// A vector of each expert that may be absent.
+    /// A bias or the like.
+    fn maybe(&self, part: &str, len: usize) -> Result<Option<Vector>> {
+        if self.known(part)? { self.vector(part, len).map(Some) } else { Ok(None) }
+    }
+
+    /// A bias of each expert.
     fn of_experts(&self, part: &str, len: usize, experts: usize) -> Result<Option<Vector>> {
-        match self.has(part)? {
+        match self.known(part)? {
             true => self.weights.vector_of(&self.name(part), &[len, experts]).map(Some),
             false => Ok(None),
         }
@@ -357,11 +362,11 @@ impl Plan {
         spec.vocab = table.rows;
         let mut ops = vec![Op::Embed { table: table.clone() }];
         for layer in 0..spec.layers.len() {
-            Of { weights, layer, always: spec.always }.layer(&spec, &mut ops)?;
+            Of { weights, layer, spec: &spec }.layer(&spec, &mut ops)?;
         }
-        let bias = match weights.tensor("output_norm.bias") {
-            Some(_) => Some(weights.vector("output_norm.bias", spec.width)?),
-            None => None,
+        let bias = match spec.knows("output_norm.bias") {
+            true => Some(weights.vector("output_norm.bias", spec.width)?),
+            false => None,
         };
         ops.push(Op::Norm { weight: weights.vector("output_norm.weight", spec.width)?, bias });
         let head = match weights.tensor("output.weight") {
@@ -380,18 +385,16 @@ impl Plan {
         self.spec.ropes.iter().map(|rope| rope::table(rope, factors, context)).collect()
     }
 
-    /// Refuses a tensor that the plan leaves out though it must change the result: what stands in
-    /// a layer, and biases and scales anywhere.
+    /// Refuses a tensor that the plan leaves out though it must change the result: what stands in a
+    /// layer, biases and scales, and what other architectures have besides.
     pub(super) fn uses_all<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<()> {
         let matrices = || self.matrices().into_iter().map(|m| m.name.as_str());
+        let vectors = self.vectors().map(|v| v.name.as_str());
         let scales: HashSet<String> = matrices().filter_map(scale_of).collect();
-        let used: HashSet<&str> = matrices().chain(self.vectors().map(|v| v.name.as_str())).collect();
-        let matters = |name: &str| {
-            // An old copy of RoPE's table; ranges for those who make activations four bits wide.
-            let known = name.contains("rot_embd") || name.ends_with(".input_scale");
-            !known && (name.starts_with("blk.") || name.ends_with(".bias") || name.ends_with("scale"))
-        };
-        match names.find(|name| matters(name) && !used.contains(name) && !scales.contains(*name)) {
+        let factors = self.factors.tensors().iter().copied();
+        let used: HashSet<&str> = matrices().chain(vectors).chain(factors).collect();
+        let left_out = |name: &str| matters(name) && !used.contains(name) && !scales.contains(name);
+        match names.find(|name| left_out(name)) {
             Some(name) => Err(Error::Unsupported(format!(
                 "tensor {}: not known to architecture {}, and the result would be wrong without it",
                 crate::gguf::shown(name.as_bytes()),
@@ -438,6 +441,45 @@ impl Plan {
         all
     }
 }
+
+/// Whether a tensor's name says that it is part of what a model computes from text.
+fn matters(name: &str) -> bool {
+    // An old copy of RoPE's table; ranges for those who make activations four bits wide; what reads
+    // pictures, in files that have that too.
+    let known = name.contains("rot_embd")
+        || name.ends_with(".input_scale")
+        || name.starts_with("v.")
+        || name.starts_with("mm.");
+    let first = name.split('.').next().unwrap_or_default();
+    let part = name.ends_with(".bias") || name.ends_with("scale");
+    !known && (part || first == "blk" || OUTSIDE.contains(&first))
+}
+
+/// The first words of names outside of layers that converters give.
+const OUTSIDE: &[&str] = &[
+    "altup_proj",
+    "altup_unembd_proj",
+    "cls",
+    "conv1d",
+    "dec",
+    "dense_2",
+    "dense_3",
+    "enc",
+    "mtp",
+    "nextn",
+    "output",
+    "output_norm",
+    "per_layer_model_proj",
+    "per_layer_proj_norm",
+    "per_layer_token_embd",
+    "position_embd",
+    "rope_factors_long",
+    "rope_factors_short",
+    "rope_freqs",
+    "token_embd",
+    "token_embd_norm",
+    "token_types",
+];
 
 /// The embedding, whose rows say how large the vocabulary is.
 fn embedding(spec: &Spec, weights: &Weights) -> Result<Matrix> {

@@ -2,9 +2,13 @@
 //!
 //! Computed once, in F64, by the host: shader sines are only good near zero.
 
-use super::spec::{Rope, Scaling, Spec};
+use super::spec::{Divisors, Rope, Scaling, Spec};
 use super::weights::Weights;
 use crate::{Error, Result};
+
+const FREQUENCIES: &str = "rope_freqs.weight";
+const SHORT: &str = "rope_factors_short.weight";
+const LONG: &str = "rope_factors_long.weight";
 
 /// Divisors of the frequencies, one for each pair, which are tensors.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,15 +44,30 @@ impl Factors {
             }
         };
         let has = |name: &str| weights.tensor(name).is_some();
-        let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
-        match (has("rope_freqs.weight"), has(long) || has(short)) {
-            (_, true) => Ok(Factors::ByLength {
-                short: read(short)?,
-                long: read(long)?,
-                original: spec.original_context,
-            }),
-            (true, _) => Ok(Factors::Always(read("rope_freqs.weight")?)),
-            _ => Ok(Factors::None),
+        match spec.divisors {
+            Divisors::ByContext { required } if required || has(SHORT) || has(LONG) => {
+                if let Some(name) = [SHORT, LONG].into_iter().find(|name| !has(name)) {
+                    return Err(Error::Unsupported(format!(
+                        "tensor {name} is missing: a RoPE scaling of type \"longrope\" is {SHORT} and {LONG}"
+                    )));
+                }
+                Ok(Factors::ByLength {
+                    short: read(SHORT)?,
+                    long: read(LONG)?,
+                    original: spec.original_context,
+                })
+            }
+            Divisors::Always if has(FREQUENCIES) => Ok(Factors::Always(read(FREQUENCIES)?)),
+            Divisors::ByContext { .. } | Divisors::Always | Divisors::None => Ok(Factors::None),
+        }
+    }
+
+    /// The tensors that they are.
+    pub(super) fn tensors(&self) -> &'static [&'static str] {
+        match self {
+            Factors::None => &[],
+            Factors::Always(_) => &[FREQUENCIES],
+            Factors::ByLength { .. } => &[SHORT, LONG],
         }
     }
 
@@ -97,10 +116,8 @@ fn frequencies(rope: &Rope, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
     match rope.scaling {
         Scaling::None => ((0..pairs).map(plain).collect(), magnitude),
         Scaling::Linear { factor } => ((0..pairs).map(|i| plain(i) / f64::from(factor)).collect(), magnitude),
-        Scaling::Yarn { factor, original_context, log_multiplier, beta_fast, beta_slow } => {
-            let factor = f64::from(factor);
-            // A factor below 1 stretches nothing.
-            let grown = |by: f64| 1.0 + 0.1 * by * factor.ln().max(0.0);
+        Scaling::Yarn { factor, original_context, extrapolation, magnitude: grown, beta_fast, beta_slow } => {
+            let (factor, extrapolation) = (f64::from(factor), f64::from(extrapolation));
             // The pair that turns `turns` times within the original context.
             let pair = |turns: f32| {
                 let turn = 2.0 * std::f64::consts::PI * f64::from(turns);
@@ -111,10 +128,11 @@ fn frequencies(rope: &Rope, factors: Option<&[f32]>) -> (Vec<f64>, f64) {
             let high = pair(beta_slow).ceil().min(rope.dims as f64 - 1.0);
             let f = (0..pairs).map(|i| {
                 let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                let fast = (1.0 - ramp) * extrapolation;
                 let f = plain(i);
-                f / factor * ramp + f * (1.0 - ramp)
+                f / factor * (1.0 - fast) + f * fast
             });
-            (f.collect(), magnitude * grown(1.0) / grown(f64::from(log_multiplier)))
+            (f.collect(), magnitude * f64::from(grown))
         }
     }
 }

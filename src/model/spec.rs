@@ -20,9 +20,10 @@ pub enum Scaling {
         factor: f32,
         /// The context of training.
         original_context: usize,
-        /// Divides the magnitude that the paper prescribes by 1 + 0.1 · this · ln(factor), as
-        /// models do whose scores are scaled elsewhere; mostly 0.
-        log_multiplier: f32,
+        /// How much of the way from a divided pair to a fast one the ramp goes; mostly 1.
+        extrapolation: f32,
+        /// Multiplies turned queries and keys; the paper prescribes 1 + 0.1 · ln(factor).
+        magnitude: f32,
         /// Turns within the original context from which on a pair is fast.
         beta_fast: f32,
         /// Turns up to which a pair is slow.
@@ -43,6 +44,20 @@ pub struct Rope {
     pub scaling: Scaling,
     /// Multiplies turned queries and keys, beside what the scaling prescribes.
     pub magnitude: f32,
+}
+
+/// Which tensors hold divisors of RoPE's frequencies, one for each pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divisors {
+    /// None are known to the architecture.
+    None,
+    /// `rope_freqs.weight`, if the file has it (Llama 3).
+    Always,
+    /// `rope_factors_short.weight` and `rope_factors_long.weight` (Phi-3).
+    ByContext {
+        /// The file says that it has them.
+        required: bool,
+    },
 }
 
 /// The norm of the residual stream.
@@ -123,6 +138,8 @@ pub struct Spec {
     pub block: Block,
     /// Position embeddings of queries and keys.
     pub ropes: Vec<Rope>,
+    /// Where divisors of their frequencies are.
+    pub divisors: Divisors,
     /// The norms of query and key heads, before RoPE.
     pub head_norms: HeadNorms,
     /// Multiplies attention's scores.
@@ -147,11 +164,19 @@ pub struct Spec {
     pub gated: bool,
     /// Experts in the feed-forward's place.
     pub experts: Option<Experts>,
-    /// Tensors of every layer that other architectures may do without: biases, mostly.
+    /// Biases and the like that a file of this architecture must have, by their names without a
+    /// layer. Those of layers are in all.
     pub always: &'static [&'static str],
+    /// Those that it may have. All others are refused: nobody has said what they would mean.
+    pub optional: &'static [&'static str],
 }
 
 impl Spec {
+    /// Whether a bias or the like has a meaning here.
+    pub(super) fn knows(&self, tensor: &str) -> bool {
+        self.always.contains(&tensor) || self.optional.contains(&tensor)
+    }
+
     /// Query heads per key/value head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads

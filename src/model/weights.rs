@@ -148,11 +148,21 @@ impl Weights {
 
     fn shaped(&self, name: &str, ty: Type, dims: &[u64], want: &[u64]) -> Result<()> {
         if dims != want {
-            return Err(shape(name, want, dims));
+            return Err(shape(&self.placed(name), want, dims));
         }
         match ty.is_supported() {
             true => Ok(()),
             false => Err(Error::Unsupported(format!("tensor {name}: type {ty} is not supported yet"))),
+        }
+    }
+
+    /// A tensor's name, and where a model lies in several files, which of them it is in: it may be
+    /// another model's.
+    fn placed(&self, name: &str) -> String {
+        let Weights::File(file) = self else { return name.to_owned() };
+        match file.tensor(name).and_then(|t| file.parts().get(t.part)) {
+            Some(part) if file.parts().len() > 1 => format!("{name} (in {})", part.name()),
+            _ => name.to_owned(),
         }
     }
 

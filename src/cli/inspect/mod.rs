@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::common::{ModelArg, at_least_one};
+use super::common::{self, ModelArg, at_least_one};
 use super::prompt::Prompter;
 use super::{load, output};
 use crate::engine::stage::attention;
@@ -177,7 +177,6 @@ fn report(
 }
 
 /// What is found in a file, each in a line.
-#[derive(Default)]
 struct Findings {
     /// All that keeps this program from running the model.
     problems: Vec<String>,
@@ -186,7 +185,7 @@ struct Findings {
 }
 
 fn findings(file: &File, model: Result<Model>) -> Findings {
-    let Findings { mut problems, mut notes } = Findings::default();
+    let (mut problems, mut notes) = (Vec::new(), common::ignored(file));
     let text = match model {
         Ok(model) => Prompter::new(file, false).and_then(|text| {
             load::vocabulary(&text.tokenizer, &model)?;

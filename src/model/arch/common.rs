@@ -2,13 +2,31 @@
 //! differently.
 
 use crate::Result;
+use crate::gguf::shown;
 use crate::kernels::attention::Temperature;
 use crate::model::keys::Keys;
-use crate::model::spec::{Activation, Block, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec};
+use crate::model::spec::{
+    Activation, Block, Divisors, Experts, HeadNorms, Layer, Norm, Pairing, Rope, Scaling, Spec,
+};
 
 /// Which epsilon key an architecture's norms have.
 const RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
 const LAYER_EPSILON: &str = "attention.layer_norm_epsilon";
+
+/// Biases of query, key and value rows.
+const ROW_BIASES: &[&str] = &["attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias"];
+
+/// Biases that a Llama and its nearest kin may have.
+pub(super) const LLAMA_BIASES: &[&str] = &[
+    "attn_q.bias",
+    "attn_k.bias",
+    "attn_v.bias",
+    "attn_qkv.bias",
+    "attn_output.bias",
+    "ffn_gate.bias",
+    "ffn_up.bias",
+    "ffn_down.bias",
+];
 
 /// A plain decoder as most architectures are: RMS norms before attention and a gated feed-forward,
 /// RoPE in every layer, no window.
@@ -75,11 +93,12 @@ fn spec(architecture: &'static str, keys: &Keys<'_>, pairing: Pairing, norm: Nor
         kv_heads,
         head_dim,
         ffn,
-        context: keys.size("context_length")?,
+        context: keys.positions("context_length")?,
         original_context: original_context(keys)?,
         norm_eps,
         block: Block { norm, before: Some("ffn_norm"), after: false, parallel: false },
         ropes: vec![rope(keys, pairing, head_dim)?],
+        divisors: Divisors::None,
         head_norms: HeadNorms::None,
         attention_scale,
         attention_cap: None,
@@ -93,6 +112,7 @@ fn spec(architecture: &'static str, keys: &Keys<'_>, pairing: Pairing, norm: Nor
         gated: true,
         experts,
         always: &[],
+        optional: ROW_BIASES,
     })
 }
 
@@ -112,7 +132,7 @@ fn rope(keys: &Keys<'_>, pairing: Pairing, head_dim: usize) -> Result<Rope> {
     Ok(Rope { pairing, dims, base, scaling: scaling(keys)?, magnitude })
 }
 
-fn base(keys: &Keys<'_>, key: &str, default: f32) -> Result<f32> {
+pub(super) fn base(keys: &Keys<'_>, key: &str, default: f32) -> Result<f32> {
     match keys.f32_or(key, default)? {
         base if base.is_finite() && base > 0.0 => Ok(base),
         base => Err(keys.bad(key, format!("{base} is no sensible base"))),
@@ -120,48 +140,121 @@ fn base(keys: &Keys<'_>, key: &str, default: f32) -> Result<f32> {
 }
 
 fn scaling(keys: &Keys<'_>) -> Result<Scaling> {
+    // 0 stands for none.
+    let one = |factor: f32| if factor == 0.0 { 1.0 } else { factor };
+    let old = one(keys.f32_or("rope.scale_linear", 0.0)?); // the key's name in old files
     let factor = match keys.f32_or("rope.scaling.factor", 0.0)? {
-        0.0 => keys.f32_or("rope.scale_linear", 1.0)?, // the key's name in old files
+        0.0 => old,
         factor => factor,
     };
     if !factor.is_finite() || factor <= 0.0 {
         return Err(keys.bad("rope.scaling.factor", format!("{factor} is no sensible factor")));
     }
     let default = if factor == 1.0 { "none" } else { "linear" };
-    match keys.str_or("rope.scaling.type", default)? {
-        // What longrope changes are factors, which are tensors.
-        "none" | "longrope" => Ok(Scaling::None),
+    let ty = keys.str_or(SCALING, default)?;
+    if ty == "yarn" {
+        return yarn(keys, factor);
+    }
+    without_yarn(keys)?;
+    match ty {
+        "none" => Ok(Scaling::None),
+        // What it changes are factors, which are tensors.
+        LONGROPE if factor == 1.0 => Ok(Scaling::None),
+        LONGROPE => Err(keys.unsupported(format!("a factor of {factor} beside the tensors of {LONGROPE}"))),
         "linear" => Ok(Scaling::Linear { factor }),
-        "yarn" => Ok(Scaling::Yarn {
-            factor,
-            original_context: original_context(keys)?,
-            log_multiplier: keys.scale("rope.scaling.yarn_log_multiplier", 0.0)?,
-            beta_fast: keys.positive_or("rope.scaling.yarn_beta_fast", 32.0)?,
-            beta_slow: keys.positive_or("rope.scaling.yarn_beta_slow", 1.0)?,
-        }),
-        other => {
-            Err(keys
-                .unsupported(format!("RoPE scaling of type \"{}\"", crate::gguf::shown(other.as_bytes()))))
+        other => Err(keys.unsupported(format!("RoPE scaling of type \"{}\"", shown(other.as_bytes())))),
+    }
+}
+
+const SCALING: &str = "rope.scaling.type";
+const LONGROPE: &str = "longrope";
+
+const EXTRAPOLATION: &str = "rope.scaling.yarn_ext_factor";
+const MAGNITUDE: &str = "rope.scaling.yarn_attn_factor";
+const LOG_MULTIPLIER: &str = "rope.scaling.yarn_log_multiplier";
+const BETA_FAST: &str = "rope.scaling.yarn_beta_fast";
+const BETA_SLOW: &str = "rope.scaling.yarn_beta_slow";
+
+fn yarn(keys: &Keys<'_>, factor: f32) -> Result<Scaling> {
+    let extrapolation = match keys.scale(EXTRAPOLATION, 1.0)? {
+        unset if unset < 0.0 => 1.0,
+        way if way <= 1.0 => way,
+        way => return Err(keys.bad(EXTRAPOLATION, format!("{way} is more than the whole way, which is 1"))),
+    };
+    // A factor below 1 stretches nothing. Models whose scores are scaled elsewhere have a multiplier,
+    // and without its ramp YaRN is a linear scaling.
+    let grown = |by: f32| 1.0 + 0.1 * by * factor.ln().max(0.0);
+    let prescribed = match grown(1.0) / grown(keys.scale(LOG_MULTIPLIER, 0.0)?) {
+        _ if extrapolation == 0.0 => 1.0,
+        sensible if sensible.is_finite() && sensible > 0.0 => sensible,
+        magnitude => return Err(keys.bad(LOG_MULTIPLIER, format!("makes a magnitude of {magnitude}"))),
+    };
+    // Converters copy the whole magnitude here, as transformers takes it.
+    let magnitude = keys.positive_or(MAGNITUDE, prescribed)?;
+    Ok(Scaling::Yarn {
+        factor,
+        original_context: original_context(keys)?,
+        extrapolation,
+        magnitude,
+        beta_fast: keys.positive_or(BETA_FAST, 32.0)?,
+        beta_slow: keys.positive_or(BETA_SLOW, 1.0)?,
+    })
+}
+
+/// Keys of YaRN where it is not asked for: most say nothing then.
+fn without_yarn(keys: &Keys<'_>) -> Result<()> {
+    keys.say_nothing(&[LOG_MULTIPLIER, BETA_FAST, BETA_SLOW]);
+    for (key, none) in [(EXTRAPOLATION, 0.0), (MAGNITUDE, 1.0)] {
+        let value = keys.scale(key, none)?;
+        if value != none && !(key == EXTRAPOLATION && value < 0.0) {
+            return Err(keys.bad(key, format!("{value} belongs to YaRN, and {SCALING} is another")));
         }
+    }
+    Ok(())
+}
+
+fn longrope(keys: &Keys<'_>) -> bool {
+    keys.get(SCALING).and_then(|value| value.as_str()) == Some(LONGROPE)
+}
+
+/// Divisors as a Llama has them: Llama 3's, or by context where the file says so.
+pub(super) fn llama_divisors(keys: &Keys<'_>) -> Divisors {
+    if longrope(keys) { by_context(keys) } else { Divisors::Always }
+}
+
+/// Divisors by context.
+pub(super) fn by_context(keys: &Keys<'_>) -> Divisors {
+    Divisors::ByContext { required: longrope(keys) }
+}
+
+/// Refuses that scaling where the architecture has no divisors by context.
+pub(super) fn check_longrope(keys: &Keys<'_>, spec: &Spec) -> Result<()> {
+    match spec.divisors {
+        Divisors::ByContext { .. } => Ok(()),
+        _ if longrope(keys) => Err(keys.unsupported(format!("RoPE scaling of type \"{LONGROPE}\""))),
+        _ => Ok(()),
     }
 }
 
 /// The context of training where a scaling reaches beyond it.
 fn original_context(keys: &Keys<'_>) -> Result<usize> {
     match keys.get("rope.scaling.original_context_length") {
-        Some(_) => keys.size("rope.scaling.original_context_length"),
-        None => keys.size("context_length"),
+        Some(_) => keys.positions("rope.scaling.original_context_length"),
+        None => keys.positions("context_length"),
     }
 }
 
 /// Windows for the layers that the pattern names: of `every` layers all but the last, unless the
 /// file says otherwise. No window, or one of 0, leaves every layer without.
 pub(super) fn windows(keys: &Keys<'_>, spec: &mut Spec, default: usize, every: usize) -> Result<()> {
+    let key = "attention.sliding_window_pattern";
     let window = match keys.count_or("attention.sliding_window", default)? {
-        0 => return Ok(()),
+        0 => {
+            keys.say_nothing(&[key]);
+            return Ok(());
+        }
         window => window,
     };
-    let key = "attention.sliding_window_pattern";
     let named = keys.flags(key, spec.layers.len())?;
     let every = match named {
         Some(_) => every,
@@ -195,6 +288,7 @@ pub(super) fn local_rope(keys: &Keys<'_>, spec: &mut Spec, default: f32) -> Resu
 fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
     let count = keys.count_or("expert_count", 0)?;
     if count == 0 {
+        keys.say_nothing(OF_EXPERTS);
         return Ok(None);
     }
     let used = keys.size("expert_used_count")?;
@@ -214,6 +308,7 @@ fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
     if keys.count_or("expert_group_count", 1)? > 1 {
         return Err(keys.unsupported("experts in groups"));
     }
+    keys.say_nothing(&["expert_group_used_count"]);
     let scale = match keys.scale("expert_weights_scale", 1.0)? {
         0.0 => 1.0, // as good as not there
         scale => scale,
@@ -222,6 +317,19 @@ fn experts(keys: &Keys<'_>) -> Result<Option<Experts>> {
     let normalised = after || keys.bool_or("expert_weights_norm", true)?;
     Ok(Some(Experts { count, used, ffn, normalised, scale, shared: None }))
 }
+
+/// What would be said of experts. Their tensors are refused where there are none.
+const OF_EXPERTS: &[&str] = &[
+    "expert_feed_forward_length",
+    "expert_gating_func",
+    "expert_group_count",
+    "expert_group_used_count",
+    "expert_shared_count",
+    "expert_shared_feed_forward_length",
+    "expert_used_count",
+    "expert_weights_norm",
+    "expert_weights_scale",
+];
 
 /// What the kernels' workgroup memory is made for.
 const MOST_EXPERTS: usize = 512;

@@ -2,7 +2,7 @@
 //! windows; Gemma 2 caps scores and logits, Gemma 3 norms heads and has a RoPE base of its own for
 //! layers with a window. Norm weights are stored with their 1 added.
 
-use super::common::{self, cap, local_rope, windows};
+use super::common::{self, base, cap, local_rope, windows};
 use crate::Result;
 use crate::model::keys::Keys;
 use crate::model::spec::{Activation, Block, HeadNorms, Pairing, Spec};
@@ -21,7 +21,13 @@ pub(super) fn gemma2(keys: &Keys<'_>) -> Result<Spec> {
 pub(super) fn gemma3(keys: &Keys<'_>) -> Result<Spec> {
     let mut spec = gemma("gemma3", keys, 62)?;
     windows(keys, &mut spec, 0, 6)?;
-    local_rope(keys, &mut spec, 10_000.0)?;
+    // Both bases have names of their own in Ollama's files.
+    if keys.get("rope.freq_base").is_none() {
+        let known = spec.ropes[0].base;
+        spec.ropes[0].base = base(keys, "rope.global.freq_base", known)?;
+    }
+    let local = base(keys, "rope.local.freq_base", 10_000.0)?;
+    local_rope(keys, &mut spec, local)?;
     let logit_cap = cap(keys, "final_logit_softcapping", 0.0)?;
     Ok(Spec { head_norms: HeadNorms::Each, logit_cap, ..spec })
 }

@@ -15,6 +15,7 @@ mod qwen2moe;
 mod qwen3;
 mod smollm3;
 mod starcoder2;
+mod unread;
 
 use super::keys::Keys;
 use super::spec::Spec;
@@ -52,8 +53,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// The hyper-parameters of a file's model.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for an unknown architecture, or keys that are missing or not sensible.
+/// [`Error::Unsupported`] for a file that is no language model, an unknown architecture, and keys that
+/// are missing, not sensible, or not known though they may change what is computed.
 pub fn spec(file: &File) -> Result<Spec> {
+    is_model(file)?;
     let key = "general.architecture";
     let value = file.get(key).ok_or_else(|| Error::Unsupported(format!("metadata key {key} is missing")))?;
     let name = value.as_str().ok_or_else(|| match value {
@@ -65,5 +68,34 @@ pub fn spec(file: &File) -> Result<Spec> {
         let name = shown(name.as_bytes());
         return Err(Error::Unsupported(format!("architecture {name} is not supported ({known} are)")));
     };
-    read(&Keys::new(file, name))
+    let keys = Keys::new(file, name);
+    let spec = read(&keys)?;
+    common::check_longrope(&keys, &spec)?;
+    unread::refuse(&keys, &spec)?;
+    Ok(spec)
+}
+
+/// Refuses what GGUF is used for besides.
+fn is_model(file: &File) -> Result<()> {
+    let text = |key: &str| file.get(key).and_then(|value| value.as_str());
+    let kind = match text("general.type") {
+        Some(kind) => kind,
+        None if text("adapter.type").is_some() => "adapter",
+        None if text("general.architecture") == Some("clip") => "mmproj",
+        None => "model",
+    };
+    let what = match kind {
+        "model" => return Ok(()),
+        "adapter" => "an adapter (LoRA), which changes a model: merge it into its model, and give that",
+        "mmproj" => "the part of a model that reads pictures or sound: give the file of the text's model",
+        "imatrix" => "an importance matrix, which helps to quantise a model: give the model",
+        "vocab" => "a vocabulary without a model: give the model",
+        other => {
+            let other = shown(other.as_bytes());
+            return Err(Error::Unsupported(format!(
+                "general.type is \"{other}\": only a \"model\" can be run"
+            )));
+        }
+    };
+    Err(Error::Unsupported(format!("is {what}")))
 }

@@ -12,5 +12,5 @@ pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
     let base = spec.ropes[0].base;
     local_rope(keys, &mut spec, base)?;
     let block = Block { before: None, after: true, ..spec.block };
-    Ok(Spec { block, head_norms: HeadNorms::Whole, ..spec })
+    Ok(Spec { block, head_norms: HeadNorms::Whole, optional: &[], ..spec })
 }

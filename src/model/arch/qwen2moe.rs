@@ -9,6 +9,8 @@ use crate::model::spec::{Experts, Pairing, Spec};
 pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
     let spec = common::decoder("qwen2moe", keys, Pairing::Halves)?;
     let Some(experts) = spec.experts else { return Err(keys.bad("expert_count", "there must be experts")) };
+    // How many are one says nothing beside its size.
+    keys.say_nothing(&["expert_shared_count"]);
     let experts = Experts {
         // Without the key common reading normalises; a softmax over the chosen does in any case.
         normalised: experts.normalised

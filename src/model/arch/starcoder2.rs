@@ -5,8 +5,14 @@ use crate::Result;
 use crate::model::keys::Keys;
 use crate::model::spec::{Activation, Pairing, Spec};
 
-const BIASES: &[&str] =
-    &["attn_norm.bias", "ffn_norm.bias", "attn_output.bias", "ffn_up.bias", "ffn_down.bias"];
+const BIASES: &[&str] = &[
+    "attn_norm.bias",
+    "ffn_norm.bias",
+    "attn_output.bias",
+    "ffn_up.bias",
+    "ffn_down.bias",
+    "output_norm.bias",
+];
 
 pub(super) fn spec(keys: &Keys<'_>) -> Result<Spec> {
     let mut spec = common::layer_normed("starcoder2", keys, Pairing::Halves)?;

@@ -29,7 +29,7 @@ var<immediate> args: Args;
 @group(0) @binding(3) ${COHERENT} var<storage, read_write> parts: array<vec4<f32>>; // see merge.wgsl
 #if INLINE
 @group(0) @binding(4) var<storage, read_write> arrived: array<atomic<u32>>; // (tokens, units), left at 0
-@group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(5) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
 #endif
 #if VECTORS
@@ -66,18 +66,21 @@ var<workgroup> new_scales: array<u32, 2u * WORDS>; // of k_new, then of v_new
 #endif
 #endif
 #if DECODE
-var<workgroup> eighths: array<vec4<f32>, ${EIGHTHS}>;     // (HB, 2)
+// (HB, 2)
+#vectors eighths ${EIGHTHS}
 #endif
 var<workgroup> lanes: array<f32, ${LANES}>;               // (HB, THREADS)
-var<workgroup> sixteenths: array<vec4<f32>, ${SIXTEENTHS}>; // (HB, 4)
+// (HB, 4)
+#vectors sixteenths ${SIXTEENTHS}
 // First weights (HB, PITCH), four to a vector, then a head's slices (VS, DV). In Q8_0, before all that
 // the new key and value (2, HEAD_VECTORS).
-var<workgroup> pool: array<vec4<f32>, ${POOL}>;
+#vectors pool ${POOL}
 #if INLINE
 var<workgroup> is_last: u32;
 #endif
 #if HEAD_NORMS
-var<workgroup> squares: array<vec4<f32>, ${HEAD_SQUARES}>; // (HB + 1, 2): eighths, the key's last
+// (HB + 1, 2): eighths, the key's last.
+#vectors squares ${HEAD_SQUARES}
 // The factor of the norm of a query head, or of the key.
 fn factor_of(j: u32) -> f32 {
 #if WHOLE_NORMS
@@ -87,7 +90,7 @@ fn factor_of(j: u32) -> f32 {
   let i = 2u * j;
   let heads = 1u;
 #endif
-  return head_factor(dot(squares[i] + squares[i + 1u], vec4<f32>(1.0)), heads);
+  return head_factor(dot(squares4(i) + squares4(i + 1u), vec4<f32>(1.0)), heads);
 }
 #endif
 
@@ -192,13 +195,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   if lid < 16u {
     var sum = 0.0;
     for (var i = lid & 7u; i < THREADS; i += 8u) { sum += select(weight(i), lanes[i], lid < 8u); }
-    squares[select(2u * HB, 0u, lid < 8u) + (lid >> 2u & 1u)][lid & 3u] = sum;
+    set_squares(4u * select(2u * HB, 0u, lid < 8u) + (lid & 7u), sum);
   }
 #else
   if lid < 8u * (HB + 1u) {
     let j = lid / 8u;
     let at = select((head0 + min(j, live_heads - 1u)) * D, K_AT + kv_head * D, j == HB);
-    squares[lid >> 2u][lid & 3u] = head_squares(token, at, 1u, lid & 7u, 8u);
+    set_squares(lid, head_squares(token, at, 1u, lid & 7u, 8u));
   }
 #endif
   workgroupBarrier();
@@ -229,9 +232,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #if SCALED
     for (var t = i; t < 2u * HEAD_VECTORS; t += THREADS) {
       if t < HEAD_VECTORS {
-        pool[t] = key_vector(token, kv_head, t, position, factor);
+        set_pool4(t, key_vector(token, kv_head, t, position, factor));
       } else {
-        pool[t] = value_vector(token, kv_head, t - HEAD_VECTORS);
+        set_pool4(t, value_vector(token, kv_head, t - HEAD_VECTORS));
       }
     }
   }
@@ -283,7 +286,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
       }
     }
-    eighths[lid >> 2u][lid & 3u] = a;
+    set_eighths(lid, a);
   }
   workgroupBarrier();
 #endif
@@ -309,7 +312,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
 #repeat j HB
     {
-      let score = capped(dot(eighths[2u * ${j}u] + eighths[2u * ${j}u + 1u], vec4<f32>(1.0)));
+      let score = capped(dot(eighths4(2u * ${j}u) + eighths4(2u * ${j}u + 1u), vec4<f32>(1.0)));
 #if SINKS
       let s = sink(head0 + min(${j}u, live_heads - 1u));
       top[${j}u] = max(max(score, s), -3.4e38);
@@ -404,12 +407,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       let first = lid / 16u * THREADS + lid % 16u;
       var m = lanes[first];
       for (var i = 1u; i < PER16; i++) { m = max(m, lanes[first + 16u * i]); }
-      sixteenths[lid >> 2u][lid & 3u] = m;
+      set_sixteenths(lid, m);
     }
     workgroupBarrier();
 #repeat j HB
     {
-      let m4 = max(max(sixteenths[4u * ${j}u], sixteenths[4u * ${j}u + 1u]), max(sixteenths[4u * ${j}u + 2u], sixteenths[4u * ${j}u + 3u]));
+      let m4 = max(max(sixteenths4(4u * ${j}u), sixteenths4(4u * ${j}u + 1u)), max(sixteenths4(4u * ${j}u + 2u), sixteenths4(4u * ${j}u + 3u)));
       let m = max(max(max(m4.x, m4.y), max(m4.z, m4.w)), top[${j}u]);
       let shrink = exp(top[${j}u] - m);
       top[${j}u] = m;
@@ -472,7 +475,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #repeat j HB
   if slice < VS {
 #repeat i UV
-    pool[slice * DV + unit * UV + ${i}u] = acc[${j}u * UV + ${i}u];
+    set_pool4(slice * DV + unit * UV + ${i}u, acc[${j}u * UV + ${i}u]);
 #end
   }
   workgroupBarrier();
@@ -480,11 +483,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
     let first = lid / 16u * THREADS + lid % 16u;
     var a = lanes[first];
     for (var i = 1u; i < PER16; i++) { a += lanes[first + 16u * i]; }
-    sixteenths[lid >> 2u][lid & 3u] = a;
+    set_sixteenths(lid, a);
   }
   for (var t = lid; t < DV; t += THREADS) {
-    var a = pool[t];
-    for (var i = 1u; i < VS; i++) { a += pool[t + i * DV]; }
+    var a = pool4(t);
+    for (var i = 1u; i < VS; i++) { a += pool4(t + i * DV); }
     q[${j}u * DV + t] = a;
   }
   workgroupBarrier();
@@ -498,7 +501,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
 #endif
     for (var t = lid; t < live_heads * (D / 4u); t += THREADS) {
       let j = t / (D / 4u);
-      let all = sixteenths[4u * j] + sixteenths[4u * j + 1u] + sixteenths[4u * j + 2u] + sixteenths[4u * j + 3u];
+      let all = sixteenths4(4u * j) + sixteenths4(4u * j + 1u) + sixteenths4(4u * j + 2u) + sixteenths4(4u * j + 3u);
       q[t] = q[t] / dot(all, vec4<f32>(1.0));
     }
     workgroupBarrier();
@@ -515,7 +518,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
   }
 #repeat j HB
   if lid == ${j}u && ${j}u < live_heads {
-    let all = sixteenths[4u * ${j}u] + sixteenths[4u * ${j}u + 1u] + sixteenths[4u * ${j}u + 2u] + sixteenths[4u * ${j}u + 3u];
+    let all = sixteenths4(4u * ${j}u) + sixteenths4(4u * ${j}u + 1u) + sixteenths4(4u * ${j}u + 2u) + sixteenths4(4u * ${j}u + 3u);
     parts[part_at(token, head0 + ${j}u, split) + DV] = vec4<f32>(top[${j}u], dot(all, vec4<f32>(1.0)), 0.0, 0.0);
   }
 #end

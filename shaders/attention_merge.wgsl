@@ -8,7 +8,7 @@ struct Args {
 var<immediate> args: Args;
 
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // see merge.wgsl
-@group(0) @binding(1) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(1) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(2) var<storage, read_write> om: array<vec2<Word>>;
 
 const D: u32 = ${D}u;
@@ -16,7 +16,7 @@ const DV: u32 = ${DV}u;
 const HEADS: u32 = ${HEADS}u;
 
 var<workgroup> lanes: array<f32, ${LANES}>;
-var<workgroup> pool: array<vec4<f32>, ${POOL}>;
+#vectors pool ${POOL}
 var<workgroup> merged: array<vec4<f32>, ${MERGED_VECTORS}>;
 
 #include "merge.wgsl"

@@ -13,7 +13,7 @@ var<immediate> args: Args;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;      // (context) token at each position
 @group(0) @binding(3) var<storage, read> norm: array<vec4<f32>>; // (CHUNKS * 8)
 @group(0) @binding(4) var<storage, read_write> x: array<vec4<Word>>; // (tokens, CHUNKS * 8)
-@group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(5) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
 @group(0) @binding(7) var<storage, read_write> squares_out: array<Word>; // (tokens, ${OUT_SQUARES}) of a group
 

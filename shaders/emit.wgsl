@@ -27,11 +27,11 @@ fn emit(g: u32, i: u32, v: array<vec4<f32>, 4>) {
                               bitcast<vec4<u32>>(v[2] * inverse + magic), bitcast<vec4<u32>>(v[3] * inverse + magic));
   let mine = bitcast<vec4<i32>>(select(select(n[0], n[1], i == 1u), select(n[2], n[3], i == 3u), i >= 2u) - bitcast<vec4<u32>>(magic));
 #if INT8
-  oq[g][i] = sent_bytes(pack4xI8(mine));
+  oq[4u * g + i] = sent_bytes(pack4xI8(mine));
 #else
   let high = (mine + vec4<i32>(64)) >> vec4<u32>(7u);
-  oq[2u * g][i] = sent_bytes(pack4xI8(high));
-  oq[2u * g + 1u][i] = sent_bytes(pack4xI8(mine - high * 128));
+  oq[8u * g + i] = sent_bytes(pack4xI8(high));
+  oq[8u * g + 4u + i] = sent_bytes(pack4xI8(mine - high * 128));
 #endif
   if i == 0u {
     let scale = select(largest / ${STEPS}, none, most >= 0x7f800000u);

@@ -44,7 +44,7 @@ var<immediate> args: Args;
 #endif
 #if SETTLES
 @group(0) @binding(13) var<storage, read_write> x: array<vec4<f32>>; // (STRIDE / 4) residual stream
-@group(0) @binding(14) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(14) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(15) var<storage, read_write> om: array<vec2<Word>>;
 @group(0) @binding(16) var<storage, read_write> squares_out: array<Word>; // of a group
 #if VECTORS
@@ -69,13 +69,13 @@ const PICKS: u32 = ${PICKS}u;
 #if OVERLAPPED
 @group(0) @binding(11) @coherent var<storage, read_write> x_in: array<Word>;
 #endif
-@group(0) @binding(5) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(5) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(6) var<storage, read_write> om: array<vec2<Word>>;
 @group(0) @binding(7) var<storage, read_write> squares_out: array<Word>; // (tokens, ${OUT_SQUARES}) of a group
 @group(0) @binding(8) var<storage, read> norm: array<f32>; // (STRIDE) weight of the next norm; then the bias, of each expert
 #endif
 #if GATED
-@group(0) @binding(4) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(4) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(5) var<storage, read_write> om: array<vec2<Word>>;
 #if BIAS
 @group(0) @binding(6) var<storage, read> bias: array<f32>; // (2, experts, STRIDE) gate's and up's, or up's alone
@@ -106,11 +106,15 @@ const M2 = Matrix(${M2});
 // A row's slices stand side by side; one vec4 more, so that rows begin in different banks.
 const VECTORS: u32 = SLICES / 4u;
 const PITCH: u32 = VECTORS + 1u;
-var<workgroup> partial: array<vec4<f32>, ${PARTIALS}>;   // (R * T * 16, PITCH)
-var<workgroup> squares: array<vec4<f32>, ${FOURS}>;      // (T * 4)
-var<workgroup> final_rows: array<vec4<f32>, ${FOURS}>;   // (R * T * 4)
+// (R * T * 16, PITCH)
+#vectors partial ${PARTIALS}
+// (T * 4)
+#vectors squares ${FOURS}
+// (R * T * 4)
+#vectors final_rows ${FOURS}
 #if RESIDUAL
-var<workgroup> stream: array<vec4<f32>, ${FOURS}>;       // (R * T * 4)
+// (R * T * 4)
+#vectors stream ${FOURS}
 #endif
 
 #if GATED
@@ -226,8 +230,8 @@ fn best_of(rows: array<vec4<f32>, 4>, first: u32) -> vec2<u32> {
 // The sum over the slices of sum `i` (tile and token) and a row.
 fn total(i: u32, row: u32) -> f32 {
   let first = (i * 16u + row) * PITCH;
-  var sum = partial[first];
-  for (var k = 1u; k < VECTORS; k++) { sum += partial[first + k]; }
+  var sum = partial4(first);
+  for (var k = 1u; k < VECTORS; k++) { sum += partial4(first + k); }
   return dot(sum, vec4<f32>(1.0));
 }
 
@@ -340,10 +344,10 @@ ${VARIABLES}${FETCHES}
 #endif
 ${PRODUCTS}
 #repeat k SUMS
-  partial[((team * ${SUMS}u + ${k}u) * 16u + row) * PITCH + (own_slice >> 2u)][own_slice & 3u] = acc[${k}u];
+  set_partial(4u * PITCH * ((team * ${SUMS}u + ${k}u) * 16u + row) + own_slice, acc[${k}u]);
 #end
 #if NORM
-  if i < T { squares[lid >> 2u][lid & 3u] = square; }
+  if i < T { set_squares(lid, square); }
 #endif
   workgroupBarrier();
   var v = 0.0;
@@ -363,7 +367,7 @@ ${PRODUCTS}
 #endif
 #if NORM
     let s = 4u * (i % T);
-    let sum = dot(squares[s] + squares[s + 1u] + squares[s + 2u] + squares[s + 3u], vec4<f32>(1.0));
+    let sum = dot(squares4(s) + squares4(s + 1u) + squares4(s + 2u) + squares4(s + 3u), vec4<f32>(1.0));
     let factor = factor_of_norm(sum / ${WIDTH} + ${EPS});
     v *= factor;
 #endif
@@ -444,15 +448,15 @@ ${PRODUCTS}
 #endif
   if i < ${OUTS}u {
 #if RESIDUAL
-    stream[lid >> 2u][lid & 3u] = v;
+    set_stream(lid, v);
     v *= weight;
 #endif
-    final_rows[lid >> 2u][lid & 3u] = v;
+    set_final_rows(lid, v);
   }
   workgroupBarrier();
   if live && row < 4u {
     let f = 4u * i;
-    let rows = array<vec4<f32>, 4>(final_rows[f], final_rows[f + 1u], final_rows[f + 2u], final_rows[f + 3u]);
+    let rows = array<vec4<f32>, 4>(final_rows4(f), final_rows4(f + 1u), final_rows4(f + 2u), final_rows4(f + 3u));
 #if BEST
     if row == 0u { best[out_tile] = best_of(rows, out_tile * 16u); }
 #endif
@@ -465,8 +469,8 @@ ${PRODUCTS}
 #endif
 #if RESIDUAL
     if row == 0u {
-      squares_out[to * ${OUT_SQUARES}u + out_tile] = sent(dot(stream[f], stream[f]) + dot(stream[f + 1u], stream[f + 1u])
-        + dot(stream[f + 2u], stream[f + 2u]) + dot(stream[f + 3u], stream[f + 3u]));
+      squares_out[to * ${OUT_SQUARES}u + out_tile] = sent(dot(stream4(f), stream4(f)) + dot(stream4(f + 1u), stream4(f + 1u))
+        + dot(stream4(f + 2u), stream4(f + 2u)) + dot(stream4(f + 3u), stream4(f + 3u)));
     }
 #endif
   }

@@ -18,7 +18,7 @@ fn value_vector(token: u32, head: u32, i: u32) -> vec4<f32> {
 fn block_scale(first: u32) -> f32 {
   var most = vec4<u32>(0u);
   for (var i = first; i < first + 8u; i++) {
-    most = max(most, bitcast<vec4<u32>>(pool[i]) & vec4<u32>(0x7fffffffu));
+    most = max(most, bitcast<vec4<u32>>(pool4(i)) & vec4<u32>(0x7fffffffu));
   }
   let all = min(max(max(most.x, most.y), max(most.z, most.w)), 0x7fc00000u);
   let bits = bitcast<u32>(bitcast<f32>(all) * (1.0 / 127.0));
@@ -33,8 +33,8 @@ fn quantised4(v: vec4<f32>, inverse: f32) -> u32 {
 // The unit whose first vector is this one, of a block with this scale.
 fn quantised(first: u32, scale: f32) -> vec4<u32> {
   let inverse = select(1.0 / scale, 0.0, scale == 0.0);
-  return vec4<u32>(quantised4(pool[first], inverse), quantised4(pool[first + 1u], inverse),
-                   quantised4(pool[first + 2u], inverse), quantised4(pool[first + 3u], inverse));
+  return vec4<u32>(quantised4(pool4(first), inverse), quantised4(pool4(first + 1u), inverse),
+                   quantised4(pool4(first + 2u), inverse), quantised4(pool4(first + 3u), inverse));
 }
 
 // The scales of two blocks, the first of which begins here.

@@ -15,7 +15,8 @@ var<immediate> args: Args;
 
 #if SCALED
 @group(0) @binding(4) var<storage, read_write> scales: array<u32>;  // see kv.wgsl
-var<workgroup> pool: array<vec4<f32>, 128>; // of keys, then of values
+// Of keys, then of values.
+#vectors pool 128
 #endif
 
 #include "kv.wgsl"
@@ -43,8 +44,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
   let token = id.y;
   let position = args.position + token;
   if head < KV_HEADS {
-    pool[lid] = key_vector(token, head, i, position, key_factor(token, head));
-    pool[64u + lid] = value_vector(token, head, i);
+    set_pool4(lid, key_vector(token, head, i, position, key_factor(token, head)));
+    set_pool4(64u + lid, value_vector(token, head, i));
   }
   workgroupBarrier();
   if head < KV_HEADS && i % 4u == 0u && i < DV {

@@ -7,8 +7,8 @@ fn part_at(token: u32, head: u32, split: u32) -> u32 {
 }
 
 // Single numbers of the vectors in `pool`.
-fn weight(i: u32) -> f32 { return pool[i >> 2u][i & 3u]; }
-fn set_weight(i: u32, v: f32) { pool[i >> 2u][i & 3u] = v; }
+fn weight(i: u32) -> f32 { return pool1(i); }
+fn set_weight(i: u32, v: f32) { set_pool(i, v); }
 
 #if MERGES
 // In workgroup memory the includer has: lanes, for (3, heads, SPLITS) numbers; pool, for
@@ -70,17 +70,17 @@ fn merge(token: u32, first: u32, count: u32, splits: u32, lid: u32, threads: u32
       }
 #end
     }
-    pool[share * OUTS + out] = v;
+    set_pool4(share * OUTS + out, v);
     set_weight(4u * SHARE * OUTS + share * OUTS + out, sum);
   }
   workgroupBarrier();
   for (var i = lid; i < OUTS; i += threads) {
     var v = vec4<f32>(0.0);
     if 4u * i < count {
-      v = pool[i];
+      v = pool4(i);
       var sum = weight(4u * SHARE * OUTS + i);
       for (var g = 1u; g < SHARE; g++) {
-        v += pool[g * OUTS + i];
+        v += pool4(g * OUTS + i);
         sum += weight(4u * SHARE * OUTS + g * OUTS + i);
       }
       v /= sum;

@@ -1,7 +1,7 @@
 // Settles the residual stream of each token of a batch, where the product before could not.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;  // (tokens, SETTLE_GROUPS * 4)
 @group(0) @binding(1) var<storage, read> branch: array<vec4<f32>>;   // the same
-@group(0) @binding(2) var<storage, read_write> oq: array<${ACT}>;
+@group(0) @binding(2) var<storage, read_write> oq: array<${NUMBERS_OUT}>;
 @group(0) @binding(3) var<storage, read_write> om: array<vec2<Word>>;
 @group(0) @binding(4) var<storage, read_write> squares_out: array<Word>; // (tokens, ${SETTLE_SQUARES}) of a group
 #if VECTORS

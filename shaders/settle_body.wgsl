@@ -4,22 +4,23 @@
 // Includer: x, branch_at, oq, om, squares_out, vectors where there are any, THREADS, finite.wgsl.
 const SETTLE_GROUPS: u32 = ${SETTLE_GROUPS}u; // of a token, whole chunks
 
-var<workgroup> settle_sums: array<vec4<f32>, ${SETTLE_FOURTHS}>; // (THREADS / 4)
-var<workgroup> settle_firsts: array<vec4<f32>, 4>;
+// (THREADS / 4)
+#vectors settle_sums ${SETTLE_FOURTHS}
+#vectors settle_firsts 4
 var<workgroup> settled: array<vec4<f32>, THREADS>;
 
 // The sum of all lanes' numbers.
 fn sum_of_lanes(v: f32, lid: u32) -> f32 {
   workgroupBarrier();
-  settle_sums[lid >> 2u][lid & 3u] = v;
+  set_settle_sums(lid, v);
   workgroupBarrier();
   if lid < 16u {
-    var sum = settle_sums[lid];
-    for (var i = lid + 16u; i < THREADS / 4u; i += 16u) { sum += settle_sums[i]; }
-    settle_firsts[lid >> 2u][lid & 3u] = dot(sum, vec4<f32>(1.0));
+    var sum = settle_sums4(lid);
+    for (var i = lid + 16u; i < THREADS / 4u; i += 16u) { sum += settle_sums4(i); }
+    set_settle_firsts(lid, dot(sum, vec4<f32>(1.0)));
   }
   workgroupBarrier();
-  return dot(settle_firsts[0] + settle_firsts[1] + settle_firsts[2] + settle_firsts[3], vec4<f32>(1.0));
+  return dot(settle_firsts4(0u) + settle_firsts4(1u) + settle_firsts4(2u) + settle_firsts4(3u), vec4<f32>(1.0));
 }
 
 fn settle(token: u32, lid: u32) {
@@ -94,14 +95,14 @@ fn settle(token: u32, lid: u32) {
 #endif
     workgroupBarrier();
     settled[lid] = read;
-    settle_sums[lid >> 2u][lid & 3u] = dot(v[${k}u], v[${k}u]);
+    set_settle_sums(lid, dot(v[${k}u], v[${k}u]));
     workgroupBarrier();
     if t < SETTLE_GROUPS * 4u {
       let f = lid / 4u * 4u;
       let g = token * SETTLE_GROUPS + t / 4u;
       emit(g, lid & 3u, array<vec4<f32>, 4>(settled[f], settled[f + 1u], settled[f + 2u], settled[f + 3u]));
 #if RMS
-      if (lid & 3u) == 0u { squares_out[token * ${SETTLE_SQUARES}u + t / 4u] = sent(dot(settle_sums[lid >> 2u], vec4<f32>(1.0))); }
+      if (lid & 3u) == 0u { squares_out[token * ${SETTLE_SQUARES}u + t / 4u] = sent(dot(settle_sums4(lid >> 2u), vec4<f32>(1.0))); }
 #endif
     }
   }

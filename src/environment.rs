@@ -28,6 +28,9 @@ pub struct Forms {
     pub no_coherent: bool,
     /// With the device's barriers between all stages (`INFER_NO_OVERLAP=1`): see `overlap.rs`.
     pub no_overlap: bool,
+    /// As where a compiler may write a vector whole of which one component is meant, which those of Metal
+    /// and DirectX may (`INFER_WHOLE_VECTORS=1`).
+    pub whole_vectors: bool,
     /// How often an overlapping stage looks for what the stage before makes until it gives up
     /// (`INFER_POLLS`): few, or none, to see what becomes of that.
     pub polls: Option<u32>,
@@ -83,6 +86,7 @@ impl Environment {
                 no_f16: flag("INFER_NO_F16")?,
                 no_coherent: flag("INFER_NO_COHERENT")?,
                 no_overlap: flag("INFER_NO_OVERLAP")?,
+                whole_vectors: flag("INFER_WHOLE_VECTORS")?,
                 polls: polls.map(|polls| polls as u32),
                 checked: flag("INFER_CHECKED")?,
                 max_binding: number("INFER_MAX_BINDING", 1, u64::MAX, "a number of bytes, from 1")?,
@@ -106,7 +110,8 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), none);
         // Others are left alone, whatever they are.
         assert_eq!(read(&[("INFER_NO_SUCH", "x"), ("NO_F16", "x"), ("INFER_SHARED", "x")]).unwrap(), none);
-        let flags: [(&str, fn(&Forms) -> bool); 5] = [
+        let flags: [(&str, fn(&Forms) -> bool); 6] = [
+            ("INFER_WHOLE_VECTORS", |forms| forms.whole_vectors),
             ("INFER_NO_SUBGROUPS", |forms| forms.no_subgroups),
             ("INFER_NO_F16", |forms| forms.no_f16),
             ("INFER_NO_COHERENT", |forms| forms.no_coherent),

@@ -214,7 +214,7 @@ fn gpu_f16_checked() {
 #[test]
 fn gpu_f32_without_subgroups() {
     run(
-        &gpu(Math::F32, Forms { no_subgroups: true, ..Forms::default() }),
+        &gpu(Math::F32, Forms { no_subgroups: true, whole_vectors: true, ..Forms::default() }),
         &F32,
         "gpu f32, no subgroups",
         On::Few,

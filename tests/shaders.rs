@@ -26,6 +26,7 @@ fn forms() -> Vec<Form> {
                     native_f16,
                     inline_merge,
                     overlapped: false,
+                    whole_vectors: !subgroups,
                     polls: POLLS,
                 });
             }
@@ -92,7 +93,7 @@ fn shaders(form: Form) -> Vec<Shader> {
 
 /// What a step has whose stages overlap.
 fn overlapping(form: Form) -> Vec<Shader> {
-    let form = Form { overlapped: true, ..form };
+    let form = Form { overlapped: true, whole_vectors: false, ..form };
     let gemv = |parts: Vec<Part>, epilogue: Epilogue, norm: bool, knobs: Knobs| {
         let (take, tail, bias) = (Take::Whole, Tail::None, norm);
         let norm = norm.then_some((512, 1e-5));

@@ -283,12 +283,14 @@ impl Gpu {
                 native_f16,
                 inline_merge,
                 overlapped: false,
+                whole_vectors: forms.whole_vectors || info.backend != wgpu::Backend::Vulkan,
                 polls: forms.polls.unwrap_or(POLLS),
             },
             // Only integers leave a word that is never written.
             may_overlap: info.backend == wgpu::Backend::Vulkan
                 && inline_merge
                 && !forms.no_overlap
+                && !forms.whole_vectors
                 && matches!(math, Math::Int16 | Math::Int8),
             overlaps: OnceCell::new(),
             table: Table::default(),

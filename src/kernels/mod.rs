@@ -129,6 +129,9 @@ pub struct Form {
     /// A stage's workgroups may run before the stage before has ended, and take what it makes as it
     /// comes: of one token, in integers.
     pub overlapped: bool,
+    /// A compiler may write a vector whole where one component is meant: what several lanes write is
+    /// numbers.
+    pub whole_vectors: bool,
     /// How often a lane looks for a word of the stage before until it gives up: [`POLLS`], or fewer to
     /// see what becomes of that.
     pub polls: u32,

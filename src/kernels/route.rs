@@ -52,7 +52,7 @@ impl Route {
 
     /// Bytes of workgroup memory.
     pub(super) fn shared_bytes(&self) -> usize {
-        8 * self.routing.count.next_multiple_of(4) + 4 * self.routing.used
+        8 * self.routing.count.next_multiple_of(4) + 8 * self.routing.used
     }
 
     /// The shader of a form.

@@ -1,5 +1,5 @@
-//! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`, and
-//! loops that are written out: `#repeat NAME COUNT` … `#end`, where `${NAME}` counts from 0. naga
+//! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`, by
+//! `#vectors NAME COUNT` (see [`Source::vectors`]), and loops that are written out: `#repeat NAME COUNT` … `#end`, where `${NAME}` counts from 0. naga
 //! leaves loops as they are, and a driver that does not unroll one keeps the arrays that it
 //! indexes in memory instead of registers.
 
@@ -121,6 +121,10 @@ impl Source {
         let mut source = Source::default();
         source.flag(flag, true).flag("INTEGER", matches!(form.math, Math::Int16 | Math::Int8));
         source.set("STEPS", format_args!("{:.1}", form.math.steps()));
+        source.flag("WHOLE_VECTORS", form.whole_vectors);
+        // Four lanes write the words of a vector of integers.
+        let integer = matches!(form.math, Math::Int16 | Math::Int8);
+        source.set("NUMBERS_OUT", if integer { "u32" } else { activations });
         source.flag("OVERLAPPED", form.overlapped).set("POLLS", form.polls);
         source.flag("SUBGROUPS", form.subgroups).set("ACT", activations);
         source
@@ -260,11 +264,46 @@ impl Source {
                         turn.expand(&body, out);
                     }
                 }
+                (Some("#vectors"), Some(name)) => {
+                    let mut count = String::new();
+                    self.substitute(words.next().unwrap_or_default(), &mut count);
+                    self.vectors(name, count.trim(), out);
+                }
                 (Some("#include"), Some(name)) => self.expand_file(name.trim_matches('"'), out),
                 _ => self.substitute(line, out),
             }
         }
         debug_assert!(open.is_empty(), "an #if is not closed");
+    }
+
+    /// Vectors in workgroup memory of which lanes write single components: `set_NAME(i, v)` writes the i-th
+    /// number, `NAME1(i)` reads it, `set_NAME4(i, v)` and `NAME4(i)` are a whole vector's. On Metal and DirectX,
+    /// where a compiler may read a vector, change a component and write all of it back, they are numbers:
+    /// what another lane has written meanwhile would be lost.
+    fn vectors(&self, name: &str, count: &str, out: &mut String) {
+        let (ty, at, set, at4, set4) = match self.flags.contains("WHOLE_VECTORS") {
+            false => (
+                format!("vec4<f32>, {count}"),
+                format!("{name}[i >> 2u][i & 3u]"),
+                format!("{name}[i >> 2u][i & 3u] = v;"),
+                format!("{name}[i]"),
+                format!("{name}[i] = v;"),
+            ),
+            true => (
+                format!("f32, 4 * {count}"),
+                format!("{name}[i]"),
+                format!("{name}[i] = v;"),
+                format!(
+                    "vec4<f32>({name}[4u * i], {name}[4u * i + 1u], {name}[4u * i + 2u], {name}[4u * i + 3u])"
+                ),
+                (0..4).map(|k| format!("{name}[4u * i + {k}u] = v[{k}]; ")).collect(),
+            ),
+        };
+        let _ = writeln!(out, "var<workgroup> {name}: array<{ty}>;");
+        let _ = writeln!(out, "fn {name}1(i: u32) -> f32 {{ return {at}; }}");
+        let _ = writeln!(out, "fn set_{name}(i: u32, v: f32) {{ {set} }}");
+        let _ = writeln!(out, "fn {name}4(i: u32) -> vec4<f32> {{ return {at4}; }}");
+        let _ = writeln!(out, "fn set_{name}4(i: u32, v: vec4<f32>) {{ {set4} }}");
     }
 
     fn substitute(&self, line: &str, out: &mut String) {

@@ -34,7 +34,7 @@ fn gpu_with(math: Math, kv: Kv, forms: Forms) -> Gpu {
 
 /// What the least of adapters offers.
 fn plain() -> Forms {
-    Forms { no_subgroups: true, no_coherent: true, checked: true, ..Forms::default() }
+    Forms { no_subgroups: true, no_coherent: true, checked: true, whole_vectors: true, ..Forms::default() }
 }
 
 /// The forms that kernels have, each on its own device.

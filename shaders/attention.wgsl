@@ -219,6 +219,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       v *= factor_of(j);
 #endif
     }
+#if CAPPED
+    // A cap would make a number of what is infinite because a weight's scale is.
+    v = without_infinity(v);
+#endif
     q[i] = v;
   }
 #if DECODE
@@ -319,9 +323,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) l
       let e = exp(score - top[${j}u]);
       sum[${j}u] = select(0.0, e + exp(s - top[${j}u]), lid == 0u);
 #else
-      // 1, unless the score is not finite.
-      top[${j}u] = max(score, -3.4e38);
-      let e = exp(score - top[${j}u]);
+      top[${j}u] = score;
+      // Where older keys follow, they meet the score. One that is always alone must be a number itself.
+#if LONE
+      let e = select(bitcast<f32>(0x7fc00000u), 1.0, is_finite(score));
+#else
+      let e = 1.0;
+#endif
       sum[${j}u] = select(0.0, e, lid == 0u);
 #endif
 #repeat i UV

@@ -344,7 +344,11 @@ ${VARIABLES}${FETCHES}
 #endif
 ${PRODUCTS}
 #repeat k SUMS
+#if WHOLE_VECTORS
   set_partial(4u * PITCH * ((team * ${SUMS}u + ${k}u) * 16u + row) + own_slice, acc[${k}u]);
+#else
+  partial[((team * ${SUMS}u + ${k}u) * 16u + row) * PITCH + (own_slice >> 2u)][own_slice & 3u] = acc[${k}u];
+#endif
 #end
 #if NORM
   if i < T { set_squares(lid, square); }
@@ -354,8 +358,8 @@ ${PRODUCTS}
   if live {
     let sum_at = i / (${TILES_OF_A_TEAM}u * T) * ${SUMS}u + i % (${TILES_OF_A_TEAM}u * T);
     v = total(sum_at, row);
-#if LEVELS
-    v = without_infinity(v);
+#if BOUNDED
+    v = without_infinity(vec4<f32>(v)).x;
 #endif
 #if SCALED
 #if RAW
@@ -374,8 +378,8 @@ ${PRODUCTS}
 #if GATED
 #if PAIRED_ROWS
     var u = total(sum_at + ${TILES_OF_A_TEAM}u * T, row);
-#if LEVELS
-    u = without_infinity(u);
+#if BOUNDED
+    u = without_infinity(vec4<f32>(u)).x;
 #endif
 #if SCALED
     u *= ${SCALE1};

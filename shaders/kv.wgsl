@@ -53,10 +53,10 @@ fn scale_of(word: u32, unit: u32) -> f32 {
 }
 #endif
 // Two numbers as F16. What packing makes of numbers beyond its range, and of what is none, is anybody's
-// guess: their exponents are set to say that they are not finite.
+// guess: here none of them is a number.
 fn halves(v: vec2<f32>) -> u32 {
   let beyond = (bitcast<vec2<u32>>(v) & vec2<u32>(0x7fffffffu)) >= vec2<u32>(0x477ff000u);
-  return pack2x16float(v) | select(0u, 0x7c00u, beyond.x) | select(0u, 0x7c000000u, beyond.y);
+  return pack2x16float(v) | select(0u, 0x7e00u, beyond.x) | select(0u, 0x7e000000u, beyond.y);
 }
 #if KV_Q8_0
 // Times their block's scale.
@@ -75,7 +75,11 @@ fn loaded(v: vec4<u32>) -> Unit {
 }
 #else
 alias Unit = array<vec4<f32>, 1>;
+#if CAPPED
+fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(without_infinity(v[0])); }
+#else
 fn stored(v: Unit) -> vec4<u32> { return bitcast<vec4<u32>>(v[0]); }
+#endif
 fn loaded(v: vec4<u32>) -> Unit { return Unit(bitcast<vec4<f32>>(v)); }
 #endif
 #endif

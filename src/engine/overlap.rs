@@ -22,7 +22,6 @@
 //! before and after a step.
 
 use std::cell::{Cell, RefCell};
-use std::iter::{empty, once};
 
 use super::builder::{Acts, Flow, Place, STORAGE, words_of};
 use super::device::{ALIGN, Gpu, Pipeline, Range};
@@ -74,11 +73,9 @@ impl Arena {
         Acts { numbers, records, squares }
     }
 
-    /// Records that all of it is zero, and that stages come after that.
+    /// Records that all of it is zero.
     fn clear(&self, encoder: &mut wgpu::CommandEncoder) {
         encoder.clear_buffer(&self.buffer, 0, None);
-        let state = wgpu::BufferUses::STORAGE_READ_WRITE;
-        encoder.transition_resources(once(wgpu::BufferTransition { buffer: &self.buffer, state }), empty());
         self.is_clear.set(true);
     }
 }

@@ -332,6 +332,8 @@ impl Attention {
             .flag("TEMPERED", self.temperature.is_some())
             .flag("RING", self.ring)
             .flag("WINDOWED", self.window.is_some())
+            // A step never has the first position: its key is a batch's.
+            .flag("LONE", self.window == Some(1))
             .flag("TURNED", self.rotated > 0)
             .flag("VECTORS", self.has_vectors())
             .set("Q_VECTORS", (block * units * vectors).max(merge / 4))

@@ -246,6 +246,16 @@ impl Gemv {
         matches!(self.epilogue, Epilogue::Residual { .. })
     }
 
+    /// What follows would make a number of an infinite product of a block whose scale is infinite.
+    fn is_bounded(&self) -> bool {
+        let bounds = match self.epilogue {
+            Epilogue::Logits { cap, .. } => cap.is_some(),
+            Epilogue::Gated(activation) => activation == Activation::ClampedSwish,
+            Epilogue::Raw | Epilogue::Residual { .. } => false,
+        };
+        bounds && self.parts.iter().any(|p| !p.layout.ty.is_float())
+    }
+
     /// Two matrices are combined row by row.
     pub(super) fn is_paired(&self) -> bool {
         self.is_gated() && self.parts.len() == 2
@@ -373,7 +383,7 @@ impl Gemv {
             .flag("BIAS", self.bias)
             .flag("NORM", self.norm.is_some())
             .flag("SCALED", self.parts.iter().any(|p| p.scale != 1.0))
-            .flag("LEVELS", self.parts.iter().any(|p| !p.layout.ty.is_float()))
+            .flag("BOUNDED", self.is_bounded())
             .flag("BEST", best)
             .flag("RAW", self.epilogue == Epilogue::Raw)
             .flag("RESIDUAL", residual)
@@ -530,8 +540,7 @@ pub fn row_product(math: Math, ty: Type, row: &[u8], x: &Activations, scratch: &
                     sum += block.scale[g] * record.scale * part - block.min[g] * record.sum;
                 }
             }
-            // An infinite scale makes elements of both signs, whose sum is no number.
-            if sum.is_finite() { sum } else { f32::NAN }
+            sum
         }
     }
 }

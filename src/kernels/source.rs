@@ -123,8 +123,8 @@ impl Source {
         source.set("STEPS", format_args!("{:.1}", form.math.steps()));
         source.flag("WHOLE_VECTORS", form.whole_vectors);
         // Four lanes write the words of a vector of integers.
-        let integer = matches!(form.math, Math::Int16 | Math::Int8);
-        source.set("NUMBERS_OUT", if integer { "u32" } else { activations });
+        let words = form.whole_vectors && matches!(form.math, Math::Int16 | Math::Int8);
+        source.set("NUMBERS_OUT", if words { "u32" } else { activations });
         source.flag("OVERLAPPED", form.overlapped).set("POLLS", form.polls);
         source.flag("SUBGROUPS", form.subgroups).set("ACT", activations);
         source

@@ -89,7 +89,7 @@ fn turn(
         return Ok(Some(ids.len()));
     }
     interrupt::reset();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print);
+    let answer = session.answer(prompter, &ids, &mut output::print);
     // Whatever ended it, its line ends: the terminal may have put a ^C there.
     let ended = output::print("\n");
     let answer = answer?;

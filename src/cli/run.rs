@@ -175,7 +175,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
         if args.json { Ok(()) } else { output::print(piece) }
     };
     let waited = start.elapsed();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut show);
+    let answer = session.answer(&prompter, &ids, &mut show);
     // A text that was begun ends with a line's end, whatever ended it.
     if !args.json && !output::closed() && (shown || answer.as_ref().is_ok_and(|a| !a.interrupted())) {
         output::print("\n")?;

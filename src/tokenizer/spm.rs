@@ -41,7 +41,7 @@ impl Spm {
             words: Words::new(&texts.list, |text, all| all.extend(text))?,
             scores,
             bytes,
-            unk: vocab.unk,
+            unk: vocab.roles.unk,
             longest: texts.list.iter().map(|text| text.len()).max().unwrap_or(0),
             space_prefix: flag(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
         })

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::byte_level;
 use super::ids::Words;
-use super::pre::Pre;
+use super::pre::{Form, Pre};
 use super::split;
 use super::vocab::{Texts, damaged, strings};
 use crate::gguf::{File, shown};
@@ -26,6 +26,7 @@ const PIECE: usize = 8192;
 /// Merges and rules of a byte-level vocabulary.
 pub(super) struct Bpe {
     pre: &'static Pre,
+    form: Form,
     /// The token of each byte.
     bytes: [u32; 256],
     /// By rank.
@@ -49,7 +50,7 @@ fn pair(left: u32, right: u32) -> u64 {
 }
 
 impl Bpe {
-    pub(super) fn read(file: &File, pre: &'static Pre, texts: &Texts<'_>) -> Result<Bpe> {
+    pub(super) fn read(file: &File, pre: &'static Pre, form: Form, texts: &Texts<'_>) -> Result<Bpe> {
         let mut utf8 = [0; 4];
         let bytes =
             byte_level::chars().map(|c| texts.find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
@@ -80,14 +81,19 @@ impl Bpe {
             return Err(damaged(format_args!("merge {rank}, \"{shown}\", {why}")));
         }
 
-        Ok(Bpe { pre, bytes, merges, ranks: OnceLock::new(), words: words? })
+        Ok(Bpe { pre, form, bytes, merges, ranks: OnceLock::new(), words: words? })
     }
 
     /// Appends the ids of a text without special tokens.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        let text = self.form.of(text);
+        // Composing may take more bytes than it saves.
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::Request("the text is longer than 4 GiB".to_owned()));
+        }
         let mut work = Work::default();
         let mut result = Ok(());
-        split::split(text, self.pre.stages, &mut |word| {
+        split::split(&text, self.pre.stages, &mut |word| {
             if result.is_ok() {
                 result = self.word(word.as_bytes(), &mut work, out);
             }

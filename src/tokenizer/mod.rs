@@ -92,30 +92,27 @@ impl Tokenizer {
             Some(name) => Some(name),
             None => text(file, "tokenizer.ggml.pre")?,
         };
-        // Older files of byte-level BPE have none, or one without a name.
-        let pre = match named {
-            Some(name) if !name.is_empty() || model == Model::Spm => name,
-            _ => {
-                let what = if named.is_some() { "empty" } else { "missing" };
-                notes.extend((model == Model::Bpe).then(|| {
-                    format!(
-                        "tokenizer.ggml.pre is {what}: the default rules may give ids that are slightly wrong"
-                    )
-                }));
-                "default"
-            }
-        };
+        // Older files of byte-level BPE have none, or one that is empty.
+        let known = named.filter(|name| !name.is_empty());
+        if known.is_none() && model == Model::Bpe {
+            let what = if named.is_some() { "empty" } else { "missing" };
+            notes.push(format!(
+                "tokenizer.ggml.pre is {what}: the default rules may give ids that are slightly wrong"
+            ));
+        }
+        let pre = known.unwrap_or("default");
+        normalisers(file)?;
         let (vocab, texts) = Vocab::read(file, model, &mut notes)?;
         let (scheme, bos_by_default) = match model {
             Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
             Model::Bpe => {
-                let pre = pre::find(pre).ok_or_else(|| {
+                let row = pre::find(pre).ok_or_else(|| {
                     Error::Unsupported(format!(
                         "tokenizer.ggml.pre: pre-tokenizer \"{}\" is not known, and another would give wrong ids",
                         shown(pre.as_bytes())
                     ))
                 })?;
-                (Scheme::Bpe(Bpe::read(file, pre, &texts)?), pre.add_bos)
+                (Scheme::Bpe(Bpe::read(file, row, form(file, pre)?, &texts)?), row.add_bos)
             }
         };
         let specials = Specials::new(&vocab, strips(file))?;
@@ -249,6 +246,33 @@ fn text<'a>(file: &'a File, key: &str) -> Result<Option<&'a str>> {
             Ok(Some(text))
         }
     }
+}
+
+/// Refuses what would be done to a text beforehand and is not done here.
+fn normalisers(file: &File) -> Result<()> {
+    for key in ["tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"] {
+        if flag(file, key)? == Some(true) {
+            return Err(Error::Unsupported(format!(
+                "{key} is not supported, and without it ids would be wrong"
+            )));
+        }
+    }
+    let key = "tokenizer.ggml.precompiled_charsmap";
+    match file.get(key).map(|value| value.as_array().is_some_and(|map| map.len() == 0)) {
+        Some(false) => {
+            Err(Error::Unsupported(format!("{key} is not supported, and without it ids would be wrong")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The form of a byte-level vocabulary's texts: the file's own word, or what is known of its name.
+fn form(file: &File, name: &str) -> Result<pre::Form> {
+    Ok(match flag(file, "tokenizer.ggml.normalizer.nfc")? {
+        Some(true) => pre::Form::Nfc,
+        Some(false) => pre::Form::AsWritten,
+        None => pre::form(name),
+    })
 }
 
 /// Which special tokens take the white space behind them: a file does not say. Those of Phi-3 and

@@ -1,9 +1,8 @@
 //! `infer tokenize`: text to ids and back.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::common::{self, ModelArg};
 use super::{load, output};
@@ -38,9 +37,21 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     ids: &'a [u32],
-    pieces: Vec<String>,
+    pieces: Pieces<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+}
+
+/// The texts of tokens, each made when it is written.
+struct Pieces<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: &'a [u32],
+}
+
+impl Serialize for Pieces<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.ids.iter().map(|id| self.tokenizer.piece(*id)))
+    }
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -73,16 +84,13 @@ pub(super) fn run(args: Args) -> Result<()> {
     };
     output::notes(tokenizer.notes());
     if args.json {
-        let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();
+        let pieces = Pieces { tokenizer: &tokenizer, ids: &ids };
         return output::json(&Report { ids: &ids, pieces, text });
     }
     if let Some(text) = text {
         return output::print(&(text + "\n"));
     }
-    let mut out = String::new();
-    for id in &ids {
-        // Writing into a string cannot fail.
-        let _ = writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id)));
-    }
-    output::print(&out)
+    output::write(|out| {
+        ids.iter().try_for_each(|id| writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id))))
+    })
 }

@@ -6,9 +6,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::OnceLock;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use super::byte_level;
 use super::ids::Words;
@@ -22,6 +21,8 @@ use crate::{Error, Result};
 const NONE: u32 = u32::MAX;
 /// Merges that one thread looks up at a time.
 const PIECE: usize = 8192;
+/// Threads that look up merges: it is a matter of milliseconds.
+const THREADS: usize = 8;
 
 /// Merges and rules of a byte-level vocabulary.
 pub(super) struct Bpe {
@@ -62,7 +63,6 @@ impl Bpe {
         // Hundreds of thousands, each with three texts that may be anywhere.
         let unknown = Merge { left: NONE, right: NONE, token: NONE };
         let mut merges = vec![unknown; list.len()];
-        let pieces = list.par_chunks(PIECE).zip(merges.par_chunks_mut(PIECE));
         let words = || {
             // What is not written byte by byte is no word.
             let append = |text: &[u8], all: &mut Vec<u8>| {
@@ -73,8 +73,7 @@ impl Bpe {
             };
             pre.whole_words.then(|| Words::new(&texts.list, append)).transpose()
         };
-        let lookups = || pieces.for_each(|(list, merges)| find_all(list, merges, texts));
-        let (words, ()) = rayon::join(words, lookups);
+        let words = look_up(&list, &mut merges, texts, words);
         if let Some(rank) = merges.iter().position(|m| m.token == NONE) {
             let shown = shown(list[rank]);
             let why = if halves(list[rank]).is_none() { "is no pair" } else { "names unknown tokens" };
@@ -131,6 +130,30 @@ impl Bpe {
 fn halves(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = text.iter().skip(1).position(|b| *b == b' ')?;
     Some((text.get(..space + 1)?, text.get(space + 2..)?))
+}
+
+/// Finds the tokens of all merges, while something else is done. Threads share the work; where the system
+/// has none to give, this one does it all.
+fn look_up<T>(list: &[&[u8]], merges: &mut [Merge], texts: &Texts<'_>, meanwhile: impl FnOnce() -> T) -> T {
+    let pieces = Mutex::new(list.chunks(PIECE).zip(merges.chunks_mut(PIECE)));
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((list, merges)) = next() {
+            find_all(list, merges, texts);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let helpers = threads.min(list.len().div_ceil(PIECE)).saturating_sub(1);
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        let result = meanwhile();
+        work();
+        result
+    })
 }
 
 /// Finds the tokens of merges; those of which one is unknown are left as they are.

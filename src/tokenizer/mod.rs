@@ -258,7 +258,7 @@ fn normalisers(file: &File) -> Result<()> {
         }
     }
     let key = "tokenizer.ggml.precompiled_charsmap";
-    match file.get(key).map(|value| value.as_array().is_some_and(|map| map.len() == 0)) {
+    match file.get(key).map(|value| value.as_array().is_some_and(|map| map.is_empty())) {
         Some(false) => {
             Err(Error::Unsupported(format!("{key} is not supported, and without it ids would be wrong")))
         }

@@ -20,7 +20,7 @@ pub(super) struct Args {
     /// A file with the text; without --text, --file and --decode it is read from stdin
     #[arg(long, value_name = "FILE", conflicts_with = "decode")]
     file: Option<PathBuf>,
-    /// Print the text of ids, as 1,2,3
+    /// Print the text of ids, as 1,2,3: what `infer run` would show of them as an answer
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     decode: Option<String>,
     /// Add no tokens at the text's beginning and end

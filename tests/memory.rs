@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Runs the program; gives the bytes that it wrote, and the most memory that it held.
+#[allow(clippy::zombie_processes, reason = "it is waited for by a call that tells what it held")]
 fn run(arguments: &[&str], folder: &Path) -> (u64, u64) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_infer"));
     let mut child = command.current_dir(folder).args(arguments).stdout(Stdio::piped()).spawn().unwrap();

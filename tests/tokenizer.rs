@@ -766,6 +766,16 @@ fn the_files_kinds_come_before_guesses() {
     let t = build(&writer).expect("a tokenizer");
     assert_eq!(t.encode("<a><aa>", Special::Recognise).expect("ids"), [3, 1, 0, 0, 2]);
     assert_eq!(t.decode(&[3, 0]), "a");
+    // SentencePiece's own, where no key names them.
+    let mut writer = Writer::new();
+    writer
+        .str("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &["<unk>", "<s>", "</s>", "a"])
+        .f32s("tokenizer.ggml.scores", &[0.0; 4])
+        .bool("tokenizer.ggml.add_space_prefix", false);
+    let t = build(&writer).expect("a tokenizer");
+    assert_eq!(t.encode("<s>a</s>", Special::Recognise).expect("ids"), [1, 3, 2]);
+    assert_eq!((t.decode(&[1, 3, 2]), t.end_ids()), ("a".to_owned(), &[2][..]));
 }
 
 /// Control tokens within an answer say something; those around it do not.

@@ -119,7 +119,6 @@ pub(super) fn named(file: &File, name: &str, tokens: usize) -> Result<Named> {
 }
 
 /// See the module's documentation.
-#[derive(Default)]
 pub(super) struct Roles {
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
@@ -168,13 +167,13 @@ impl Roles {
             ends.extend(id.filter(|_| is_end));
         }
         let mut silent = keys.found;
+        silent.extend([bos, eos, unk].into_iter().flatten());
         if file.get(KINDS).is_none() {
             for id in &silent {
                 guess.control(*id);
             }
         }
         guess.ends(&mut ends);
-        silent.extend([bos, eos, unk].into_iter().flatten());
         silent.extend(&ends);
         // gpt-oss ends a message, not a turn, with <|end|>; Solar does the same.
         if let Some(end) = guess.end_of_message() {
@@ -229,9 +228,9 @@ impl Guess<'_> {
         self.kinds.get(id as usize) == Some(&Kind::Control)
     }
 
-    fn set(&mut self, id: u32, kind: Kind) {
-        if let Some(slot) = self.kinds.get_mut(id as usize) {
-            *slot = kind;
+    fn set_control(&mut self, id: u32) {
+        if let Some(kind) = self.kinds.get_mut(id as usize) {
+            *kind = Kind::Control;
         }
     }
 
@@ -239,7 +238,7 @@ impl Guess<'_> {
     fn control(&mut self, id: u32) -> bool {
         match self.kinds.get(id as usize) {
             Some(Kind::Normal | Kind::Unused) => {
-                self.set(id, Kind::Control);
+                self.set_control(id);
                 true
             }
             Some(Kind::Control | Kind::Unknown) => true,
@@ -255,7 +254,7 @@ impl Guess<'_> {
         for (text, id) in &found {
             let plain = *text == PAIR[1] && !self.is_control(*id);
             if plain && paired {
-                self.set(*id, Kind::Control);
+                self.set_control(*id);
             }
             if self.control(*id) && (!plain || paired) {
                 ends.push(*id);

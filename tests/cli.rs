@@ -713,7 +713,9 @@ fn one_case(infer: &Infer, case: &Value, path: &Path) {
     let run = infer.run(&[&["run", path, "--prompt", "hi"][..], &nowhere].concat());
     let raw = infer.run(&[&["run", path, "--prompt", "hi", "--raw"][..], &nowhere].concat());
     assert!(start.elapsed() < Duration::from_secs(10), "{case}: {:?}", start.elapsed());
-    match case["expect"].as_str().unwrap() {
+    // Ids that are no token's are one of those cases that may load: they mean that there is none.
+    let none = case["file"].as_str().is_some_and(|file| file.ends_with("os-range.gguf"));
+    match case[if none { "or" } else { "expect" }].as_str().unwrap() {
         "refuse_container" => {
             for run in [report, checked, run, raw] {
                 run.fails(3);

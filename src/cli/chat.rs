@@ -103,7 +103,7 @@ fn turn(session: &mut Session, prompter: &Prompter, messages: &[Message]) -> Res
         )));
     }
     interrupt::reset();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut output::print_text);
+    let answer = session.answer(prompter, &ids, &mut output::print_text);
     // Whatever ended it, its line ends: the terminal may have put a ^C there.
     let ended = output::print("\n");
     let answer = answer?;

@@ -1,7 +1,11 @@
 //! Writing to stdout and stderr: nothing is lost in silence but what nobody reads any more.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{Formatter, PrettyFormatter};
 
 use crate::{Error, Result};
 
@@ -20,12 +24,7 @@ pub(super) fn closed() -> bool {
 /// [`super::execute`].
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| {
-        if e.kind() == io::ErrorKind::BrokenPipe {
-            CLOSED.store(true, Ordering::Relaxed);
-        }
-        Error::Other(format!("stdout: {e}"))
-    })
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| failed(&e))
 }
 
 /// Writes what a model or a file says to stdout: as it is, but on a terminal with everything escaped
@@ -43,31 +42,88 @@ fn printable(text: &str) -> String {
     escape_but(text, |c| matches!(c, '\n' | '\t'))
 }
 
-/// Writes an object as JSON and a line's end to stdout.
+/// Writes to stdout what is made on the way, and flushes it: of a long result only a piece is held.
 ///
 /// # Errors
 /// As [`print`]'s.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Other(format!("JSON: {e}")))?;
-    print(&(harmless(text) + "\n"))
+pub(super) fn write(make: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    make(&mut out).and_then(|()| out.flush()).map_err(|e| {
+        // What is in the buffer has nowhere to go.
+        let _ = out.into_parts();
+        failed(&e)
+    })
 }
 
-/// JSON without characters that a terminal would act upon. They stand in strings alone, where
-/// their number means the same.
-fn harmless(json: String) -> String {
-    let acts = |c: char| c != '\n' && acts(c);
-    if !json.contains(acts) {
-        return json;
+fn failed(e: &io::Error) -> Error {
+    if e.kind() == io::ErrorKind::BrokenPipe {
+        CLOSED.store(true, Ordering::Relaxed);
     }
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if acts(c) {
-            out += &format!("\\u{:04x}", u32::from(c));
-        } else {
-            out.push(c);
+    Error::Other(format!("stdout: {e}"))
+}
+
+/// Writes an object as JSON and a line's end to stdout, while it is being made.
+///
+/// # Errors
+/// As [`print`]'s.
+pub(super) fn json(value: &impl Serialize) -> Result<()> {
+    write(|mut out| {
+        value.serialize(&mut Serializer::with_formatter(&mut out, Harmless::default()))?;
+        out.write_all(b"\n")
+    })
+}
+
+/// JSON in lines, without characters that a terminal would act upon. They stand in strings alone,
+/// where their number means the same.
+#[derive(Default)]
+struct Harmless(PrettyFormatter<'static>);
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| acts(*c)) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            write!(out, "\\u{:04x}", u32::from(c))?;
+            rest = &rest[at + c.len_utf8()..];
         }
+        out.write_all(rest.as_bytes())
     }
-    out
+
+    fn begin_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_array(out)
+    }
+
+    fn end_array<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array(out)
+    }
+
+    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(out, first)
+    }
+
+    fn end_array_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_array_value(out)
+    }
+
+    fn begin_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object(out)
+    }
+
+    fn end_object<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object(out)
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(out, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.begin_object_value(out)
+    }
+
+    fn end_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
+        self.0.end_object_value(out)
+    }
 }
 
 /// Writes one line to stderr, with whatever a file may have put into it escaped. When stderr is
@@ -151,7 +207,12 @@ mod tests {
             "a\tb\\r\n\\u{1b}]0;t\\u{7}\\u{7f}\\u{9d}é👩\u{200d}👧"
         );
         assert_eq!(quoted("a\"\\n\n"), r#""a\"\\n\n""#);
-        assert_eq!(harmless("{\n\"a\\u001b\u{9b}\u{202e}é\"}".to_owned()), "{\n\"a\\u001b\\u009b\\u202eé\"}");
+        let json = |text: &str| {
+            let mut out = Vec::new();
+            text.serialize(&mut Serializer::with_formatter(&mut out, Harmless::default())).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(json("a\"\n\x1b\x7f\u{9b}\u{202e}é"), r#""a\"\n\u001b\u007f\u009b\u202eé""#);
         assert_eq!(shown(b"caf\xe9", 10), "\"caf\u{fffd}\"");
         assert_eq!(shown("ééééé".as_bytes(), 3), "\"ééé\"… (10 bytes)");
         assert_eq!(shown("ééé".as_bytes(), 3), "\"ééé\"");

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::gguf::File;
-use crate::tokenizer::{ChatTemplate, Message, Special, Tokenizer};
+use crate::tokenizer::{ChatTemplate, Decoder, Message, Special, Tokenizer};
 
 /// A file's tokenizer and template.
 pub(super) struct Prompter {
@@ -25,6 +25,12 @@ impl Prompter {
     /// True where a template is applied.
     pub(super) fn has_template(&self) -> bool {
         self.template.is_some()
+    }
+
+    /// A decoder for what a model says: behind a template it is an answer and stands for itself, else it
+    /// continues the prompt.
+    pub(super) fn stream(&self) -> Decoder<'_> {
+        if self.has_template() { self.tokenizer.stream_text() } else { self.tokenizer.stream() }
     }
 
     /// The text that a model is to continue.

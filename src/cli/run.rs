@@ -20,8 +20,25 @@ use crate::model::Model;
 use crate::tokenizer::Message;
 use crate::{Error, Result};
 
+/// What of the tokens reaches the user.
+const RULES: &str = "\
+What an answer is:
+
+An answer ends at a token that the file names as an end, or whose text is known for one (<|im_end|>), unless \
+the file says that it is text (kind user-defined).
+
+Control tokens within an answer are shown: [THINK], [TOOL_CALLS], <|channel|>. Those that end it, and others \
+that the file names by a key (BOS, padding), are not.
+
+A stop text may be or contain the text of a control token, shown or not. It is no part of the text, and no \
+token that has a part of it is among the ids of --json; what such a token has before it is in the text.
+
+Behind a chat template the space with which SentencePiece begins a text is left out. With --raw, or without a \
+template, the text continues the prompt, and the space belongs to it.";
+
 /// Continue a prompt or answer it; without one, on a terminal, chat
 #[derive(clap::Args)]
+#[command(after_help = RULES)]
 pub(super) struct Args {
     #[command(flatten)]
     model: ModelArg,
@@ -42,7 +59,7 @@ pub(super) struct Args {
     /// A system message for the chat template
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Stop before this text; can be given several times
+    /// Stop before this text, or before a control token with this text; can be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = not_empty)]
     stop: Vec<String>,
     /// Print one JSON object
@@ -176,7 +193,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
         if args.json { Ok(()) } else { output::print_text(piece) }
     };
     let waited = start.elapsed();
-    let answer = session.answer(&prompter.tokenizer, &ids, &mut show);
+    let answer = session.answer(&prompter, &ids, &mut show);
     // A text that was begun ends with a line's end, whatever ended it.
     if !args.json && !output::closed() && (shown || answer.as_ref().is_ok_and(|a| !a.interrupted())) {
         output::print("\n")?;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::interrupt;
 use super::progress::{Bar, Unit};
-use super::stop::Stops;
+use super::prompt::Prompter;
+use super::stop::{Piece, Stops};
 use crate::engine::generate::{self, History, Outcome, Request, Stop};
 use crate::engine::{Counters, Engine};
 use crate::kernels::sample::Sampling;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Decoder, Tokenizer};
 use crate::{Error, Result};
 
 /// How answers are made.
@@ -30,7 +31,7 @@ pub(super) struct Settings {
 pub(super) struct Answer {
     /// The text, without a stop text.
     pub(super) text: String,
-    /// The tokens, without the one that ended them.
+    /// The tokens, without the one that ended them, and without those that have a part of a stop text.
     pub(super) ids: Vec<u32>,
     /// Why it ended, by the name that `--json` uses.
     pub(super) stop_reason: &'static str,
@@ -58,13 +59,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Continues ids. `show` gets the text as it comes. Ctrl-C ends the answer, not the session.
+    /// Continues a prompter's ids. `show` gets the text as it comes. Ctrl-C ends the answer, not the session.
     ///
     /// # Errors
     /// The engine's, and those of `show`.
     pub(super) fn answer(
         &mut self,
-        tokenizer: &Tokenizer,
+        prompter: &Prompter,
         ids: &[u32],
         show: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Answer> {
@@ -73,53 +74,101 @@ impl Session {
             ids,
             sampling: settings.sampling,
             tokens: settings.tokens,
-            end_ids: tokenizer.end_ids(),
+            end_ids: prompter.tokenizer.end_ids(),
         };
         let bar = RefCell::new(Bar::new(Unit::Tokens, settings.quiet));
         let mut progress = |done, all| {
             bar.borrow_mut().set(done, all);
             if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let mut stream = tokenizer.stream();
-        let mut stops = Stops::new(settings.stops.clone());
-        let mut text = String::new();
-        let mut shown = Ok(());
-        let mut stopped = false;
-        let mut take = |(piece, stop): (String, bool)| {
-            if !piece.is_empty() && shown.is_ok() {
-                shown = show(&piece);
-                text.push_str(&piece);
-            }
-            stopped |= stop;
-            if stop || shown.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
+        let mut out = Output::new(prompter, settings.stops.clone(), show);
         let result =
             generate::generate(&mut *self.engine, &mut self.history, &request, &mut progress, &mut |id| {
                 bar.borrow_mut().clear();
-                take(stops.push(&stream.push(id)))?;
+                out.token(id)?;
                 if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         // What was held back is shown even if the engine failed.
-        if take(stops.push(&stream.finish())).is_continue() {
-            let _ = take((stops.finish(), false));
+        if !out.stopped {
+            let _ = out.finish(result.as_ref().ok().and_then(|outcome| outcome.end));
         }
         let mut outcome = match result {
             Err(Error::Interrupted) => nothing(),
             other => other?,
         };
-        shown?;
+        out.shown?;
         let stop_reason = match outcome.stop {
-            _ if stopped => "stop",
-            Stop::Caller => INTERRUPTED,
             Stop::Eos => "eos",
+            _ if out.stopped => "stop",
+            Stop::Caller => INTERRUPTED,
             Stop::Length => "length",
             Stop::Context => "context",
         };
         let mut ids = std::mem::take(&mut outcome.ids);
-        if outcome.stop == Stop::Caller && stopped {
-            ids.pop();
+        if out.stopped {
+            ids.truncate(out.stops.tokens_before());
         }
-        Ok(Answer { text, ids, stop_reason, outcome })
+        Ok(Answer { text: out.text, ids, stop_reason, outcome })
+    }
+}
+
+/// Tokens on their way to the user.
+struct Output<'a> {
+    tokenizer: &'a Tokenizer,
+    stream: Decoder<'a>,
+    stops: Stops,
+    show: &'a mut dyn FnMut(&str) -> Result<()>,
+    /// What has been shown.
+    text: String,
+    /// Whether it could be.
+    shown: Result<()>,
+    /// A stop text has come.
+    stopped: bool,
+}
+
+impl<'a> Output<'a> {
+    fn new(prompter: &'a Prompter, stops: Vec<String>, show: &'a mut dyn FnMut(&str) -> Result<()>) -> Self {
+        Output {
+            tokenizer: &prompter.tokenizer,
+            stream: prompter.stream(),
+            stops: Stops::new(stops),
+            show,
+            text: String::new(),
+            shown: Ok(()),
+            stopped: false,
+        }
+    }
+
+    fn token(&mut self, id: u32) -> ControlFlow<()> {
+        let text = self.stream.push(id);
+        let whole = !self.stream.waits();
+        let taken = match self.tokenizer.bytes(id) {
+            [] => self.stops.push(Piece { text: &self.tokenizer.piece(id), shown: false, whole }),
+            _ => self.stops.push(Piece { text: &text, shown: true, whole }),
+        };
+        self.take(taken)
+    }
+
+    /// Shows what is left when nothing more comes. The end token may be a part of a stop text.
+    fn finish(&mut self, end: Option<u32>) -> ControlFlow<()> {
+        let rest = self.stops.rest(&self.stream.finish());
+        self.take(rest)?;
+        if let Some(id) = end {
+            let text = &self.tokenizer.piece(id);
+            let taken = self.stops.push(Piece { text, shown: false, whole: true });
+            self.take(taken)?;
+        }
+        let rest = self.stops.finish();
+        self.take((rest, false))
+    }
+
+    fn take(&mut self, (piece, stop): (String, bool)) -> ControlFlow<()> {
+        if !piece.is_empty() && self.shown.is_ok() {
+            self.shown = (self.show)(&piece);
+            self.text.push_str(&piece);
+        }
+        self.stopped |= stop;
+        if stop || self.shown.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 
@@ -128,6 +177,7 @@ fn nothing() -> Outcome {
     Outcome {
         ids: vec![],
         stop: Stop::Caller,
+        end: None,
         prompt_tokens: 0,
         prefill: Duration::ZERO,
         decode_tokens: 0,

@@ -1,9 +1,8 @@
 //! `infer tokenize`: text to ids and back.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::common::{self, ModelArg};
 use super::{input, load, output};
@@ -21,7 +20,7 @@ pub(super) struct Args {
     /// A file with the text; without --text, --file and --decode it is read from stdin
     #[arg(long, value_name = "FILE", conflicts_with = "decode")]
     file: Option<PathBuf>,
-    /// Print the text of ids, as 1,2,3
+    /// Print the text of ids, as 1,2,3: what `infer run` would show of them as an answer
     #[arg(long, value_name = "IDS", allow_hyphen_values = true)]
     decode: Option<String>,
     /// Add no tokens at the text's beginning and end
@@ -38,9 +37,21 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Report<'a> {
     ids: &'a [u32],
-    pieces: Vec<String>,
+    pieces: Pieces<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
+}
+
+/// The texts of tokens, each made when it is written.
+struct Pieces<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: &'a [u32],
+}
+
+impl Serialize for Pieces<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.ids.iter().map(|id| self.tokenizer.piece(*id)))
+    }
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -74,16 +85,13 @@ pub(super) fn run(args: Args) -> Result<()> {
     output::notes(&common::ignored(&file));
     output::notes(tokenizer.notes());
     if args.json {
-        let pieces = ids.iter().map(|id| tokenizer.piece(*id)).collect();
+        let pieces = Pieces { tokenizer: &tokenizer, ids: &ids };
         return output::json(&Report { ids: &ids, pieces, text });
     }
     if let Some(text) = text {
         return output::print_text(&(text + "\n"));
     }
-    let mut out = String::new();
-    for id in &ids {
-        // Writing into a string cannot fail.
-        let _ = writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id)));
-    }
-    output::print(&out)
+    output::write(|out| {
+        ids.iter().try_for_each(|id| writeln!(out, "{id:6}  {}", output::quoted(&tokenizer.piece(*id))))
+    })
 }

@@ -40,6 +40,8 @@ pub struct Outcome {
     pub ids: Vec<u32>,
     /// Why they ended.
     pub stop: Stop,
+    /// The end token, if one ended them.
+    pub end: Option<u32>,
     /// Prompt tokens that had to be computed.
     pub prompt_tokens: usize,
     /// From the beginning to the first token.
@@ -99,6 +101,7 @@ pub fn generate(
     let mut outcome = Outcome {
         ids: vec![],
         stop: Stop::Length,
+        end: None,
         prompt_tokens: ids.len() - shared,
         prefill: Duration::ZERO,
         decode_tokens: 0,
@@ -134,6 +137,7 @@ pub fn generate(
                 outcome.decode_tokens += 1;
             }
             if request.end_ids.contains(&id) {
+                outcome.end = Some(id);
                 return Ok(Stop::Eos);
             }
             outcome.ids.push(id);

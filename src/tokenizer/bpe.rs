@@ -6,13 +6,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::OnceLock;
-
-use rayon::prelude::*;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use super::byte_level;
 use super::ids::Words;
-use super::pre::Pre;
+use super::pre::{Form, Pre};
 use super::split;
 use super::vocab::{Texts, damaged, strings};
 use crate::gguf::{File, shown};
@@ -22,10 +21,13 @@ use crate::{Error, Result};
 const NONE: u32 = u32::MAX;
 /// Merges that one thread looks up at a time.
 const PIECE: usize = 8192;
+/// Threads that look up merges: it is a matter of milliseconds.
+const THREADS: usize = 8;
 
 /// Merges and rules of a byte-level vocabulary.
 pub(super) struct Bpe {
     pre: &'static Pre,
+    form: Form,
     /// The token of each byte.
     bytes: [u32; 256],
     /// By rank.
@@ -49,7 +51,7 @@ fn pair(left: u32, right: u32) -> u64 {
 }
 
 impl Bpe {
-    pub(super) fn read(file: &File, pre: &'static Pre, texts: &Texts<'_>) -> Result<Bpe> {
+    pub(super) fn read(file: &File, pre: &'static Pre, form: Form, texts: &Texts<'_>) -> Result<Bpe> {
         let mut utf8 = [0; 4];
         let bytes =
             byte_level::chars().map(|c| texts.find(c.encode_utf8(&mut utf8).as_bytes()).unwrap_or(NONE));
@@ -61,7 +63,6 @@ impl Bpe {
         // Hundreds of thousands, each with three texts that may be anywhere.
         let unknown = Merge { left: NONE, right: NONE, token: NONE };
         let mut merges = vec![unknown; list.len()];
-        let pieces = list.par_chunks(PIECE).zip(merges.par_chunks_mut(PIECE));
         let words = || {
             // What is not written byte by byte is no word.
             let append = |text: &[u8], all: &mut Vec<u8>| {
@@ -72,22 +73,26 @@ impl Bpe {
             };
             pre.whole_words.then(|| Words::new(&texts.list, append)).transpose()
         };
-        let lookups = || pieces.for_each(|(list, merges)| find_all(list, merges, texts));
-        let (words, ()) = rayon::join(words, lookups);
+        let words = look_up(&list, &mut merges, texts, words);
         if let Some(rank) = merges.iter().position(|m| m.token == NONE) {
             let shown = shown(list[rank]);
             let why = if halves(list[rank]).is_none() { "is no pair" } else { "names unknown tokens" };
             return Err(damaged(format_args!("merge {rank}, \"{shown}\", {why}")));
         }
 
-        Ok(Bpe { pre, bytes, merges, ranks: OnceLock::new(), words: words? })
+        Ok(Bpe { pre, form, bytes, merges, ranks: OnceLock::new(), words: words? })
     }
 
     /// Appends the ids of a text without special tokens.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        let text = self.form.of(text);
+        // Composing may take more bytes than it saves.
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::Request("the text is longer than 4 GiB".to_owned()));
+        }
         let mut work = Work::default();
         let mut result = Ok(());
-        split::split(text, self.pre.stages, &mut |word| {
+        split::split(&text, self.pre.stages, &mut |word| {
             if result.is_ok() {
                 result = self.word(word.as_bytes(), &mut work, out);
             }
@@ -125,6 +130,30 @@ impl Bpe {
 fn halves(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = text.iter().skip(1).position(|b| *b == b' ')?;
     Some((text.get(..space + 1)?, text.get(space + 2..)?))
+}
+
+/// Finds the tokens of all merges, while something else is done. Threads share the work; where the system
+/// has none to give, this one does it all.
+fn look_up<T>(list: &[&[u8]], merges: &mut [Merge], texts: &Texts<'_>, meanwhile: impl FnOnce() -> T) -> T {
+    let pieces = Mutex::new(list.chunks(PIECE).zip(merges.chunks_mut(PIECE)));
+    let next = || pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((list, merges)) = next() {
+            find_all(list, merges, texts);
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+    let helpers = threads.min(list.len().div_ceil(PIECE)).saturating_sub(1);
+    thread::scope(|scope| {
+        for _ in 0..helpers {
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        let result = meanwhile();
+        work();
+        result
+    })
 }
 
 /// Finds the tokens of merges; those of which one is unknown are left as they are.

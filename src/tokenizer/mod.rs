@@ -17,6 +17,7 @@ mod chat;
 mod ids;
 mod made_up;
 mod pre;
+mod roles;
 #[cfg(test)]
 mod rules;
 mod special;
@@ -34,7 +35,7 @@ pub use made_up::made_up;
 use special::{Part, Specials};
 use spm::Spm;
 pub use stream::Decoder;
-use vocab::{Kind, Model, Vocab, damaged, flag};
+use vocab::{Model, Vocab, damaged, flag};
 
 /// What the text of a special token, such as `<|im_end|>`, means in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,30 +87,32 @@ impl Tokenizer {
             }
             None => return Err(damaged("tokenizer.ggml.model is missing")),
         };
-        let pre = match name {
+        let mut notes = Vec::new();
+        let named = match name {
             Some(name) => Some(name),
             None => text(file, "tokenizer.ggml.pre")?,
         };
-        // Older files of byte-level BPE have none.
-        let mut notes = Vec::new();
-        if pre.is_none() && model == Model::Bpe {
-            notes.push(
-                "tokenizer.ggml.pre is missing: the default rules may give ids that are slightly wrong"
-                    .to_owned(),
-            );
+        // Older files of byte-level BPE have none, or one that is empty.
+        let known = named.filter(|name| !name.is_empty());
+        if known.is_none() && model == Model::Bpe {
+            let what = if named.is_some() { "empty" } else { "missing" };
+            notes.push(format!(
+                "tokenizer.ggml.pre is {what}: the default rules may give ids that are slightly wrong"
+            ));
         }
-        let pre = pre.unwrap_or("default");
-        let (vocab, texts) = Vocab::read(file, model)?;
+        let pre = known.unwrap_or("default");
+        normalisers(file)?;
+        let (vocab, texts) = Vocab::read(file, model, &mut notes)?;
         let (scheme, bos_by_default) = match model {
             Model::Spm => (Scheme::Spm(Spm::read(file, &vocab, &texts)?), true),
             Model::Bpe => {
-                let pre = pre::find(pre).ok_or_else(|| {
+                let row = pre::find(pre).ok_or_else(|| {
                     Error::Unsupported(format!(
                         "tokenizer.ggml.pre: pre-tokenizer \"{}\" is not known, and another would give wrong ids",
                         shown(pre.as_bytes())
                     ))
                 })?;
-                (Scheme::Bpe(Bpe::read(file, pre, &texts)?), pre.add_bos)
+                (Scheme::Bpe(Bpe::read(file, row, form(file, pre)?, &texts)?), row.add_bos)
             }
         };
         let specials = Specials::new(&vocab, strips(file))?;
@@ -168,12 +171,12 @@ impl Tokenizer {
 
     /// The token that begins a text.
     pub fn bos(&self) -> Option<u32> {
-        self.vocab.bos
+        self.vocab.roles.bos
     }
 
     /// The token that ends a text. Generation ends at more: see [`Tokenizer::end_ids`].
     pub fn eos(&self) -> Option<u32> {
-        self.vocab.eos
+        self.vocab.roles.eos
     }
 
     /// Whether a text is to begin with BOS.
@@ -188,7 +191,7 @@ impl Tokenizer {
 
     /// Every id at which generation ends, in order.
     pub fn end_ids(&self) -> &[u32] {
-        &self.vocab.end_ids
+        &self.vocab.roles.ends
     }
 
     /// The number of tokens.
@@ -202,8 +205,10 @@ impl Tokenizer {
         String::from_utf8_lossy(self.vocab.raw(id)).into_owned()
     }
 
-    /// The bytes that a token adds to a text: none for control tokens, for holes in the
-    /// vocabulary and for ids that it does not have.
+    /// The bytes that a token adds to a text: none for holes in the vocabulary, for ids that it
+    /// does not have, and for control tokens that end a text or that the file names by a key (BOS,
+    /// padding). Other control tokens are written where a model has something to say with them:
+    /// `[THINK]`, or the call of a tool.
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.vocab.visible(id)
     }
@@ -211,21 +216,24 @@ impl Tokenizer {
     /// The text of ids, with U+FFFD where bytes are no UTF-8. It undoes
     /// [`Tokenizer::encode`]: the space that SentencePiece puts in front is taken off again.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut bytes = Vec::new();
-        let prefix = matches!(&self.scheme, Scheme::Spm(spm) if spm.space_prefix);
-        let mut first = true;
+        let mut stream = self.stream_text();
+        let mut text = String::new();
         for id in ids {
-            let part = self.bytes(*id);
-            bytes.extend(if prefix && first { part.strip_prefix(b" ").unwrap_or(part) } else { part });
-            first = matches!(self.vocab.kind(*id), Some(Kind::Control | Kind::Unknown | Kind::UserDefined));
+            stream.append(*id, &mut text);
         }
-        String::from_utf8_lossy(&bytes).into_owned()
+        text + &stream.finish()
     }
 
     /// A decoder for ids as they are generated. Their text continues a prompt, so a space in
     /// front belongs to it.
     pub fn stream(&self) -> Decoder<'_> {
-        Decoder::new(self)
+        Decoder::new(self, false)
+    }
+
+    /// A decoder for ids whose text stands for itself, such as the answer to a message: it gives
+    /// what [`Tokenizer::decode`] gives.
+    pub fn stream_text(&self) -> Decoder<'_> {
+        Decoder::new(self, matches!(&self.scheme, Scheme::Spm(spm) if spm.space_prefix))
     }
 }
 
@@ -238,6 +246,33 @@ fn text<'a>(file: &'a File, key: &str) -> Result<Option<&'a str>> {
             Ok(Some(text))
         }
     }
+}
+
+/// Refuses what would be done to a text beforehand and is not done here.
+fn normalisers(file: &File) -> Result<()> {
+    for key in ["tokenizer.ggml.normalizer.lowercase", "tokenizer.ggml.normalizer.strip_accents"] {
+        if flag(file, key)? == Some(true) {
+            return Err(Error::Unsupported(format!(
+                "{key} is not supported, and without it ids would be wrong"
+            )));
+        }
+    }
+    let key = "tokenizer.ggml.precompiled_charsmap";
+    match file.get(key).map(|value| value.as_array().is_some_and(|map| map.is_empty())) {
+        Some(false) => {
+            Err(Error::Unsupported(format!("{key} is not supported, and without it ids would be wrong")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The form of a byte-level vocabulary's texts: the file's own word, or what is known of its name.
+fn form(file: &File, name: &str) -> Result<pre::Form> {
+    Ok(match flag(file, "tokenizer.ggml.normalizer.nfc")? {
+        Some(true) => pre::Form::Nfc,
+        Some(false) => pre::Form::AsWritten,
+        None => pre::form(name),
+    })
 }
 
 /// Which special tokens take the white space behind them: a file does not say. Those of Phi-3 and

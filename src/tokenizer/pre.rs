@@ -1,6 +1,10 @@
-//! Which words a file's `tokenizer.ggml.pre` means: one row per name.
+//! Which words a file's `tokenizer.ggml.pre` means: one row per name; and the form of their text.
 //!
 //! A name that is not here is refused. Guessing would give ids that are nearly right.
+
+use std::borrow::Cow;
+
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
 use super::split::{Cl100k, Lead, Set, Stage};
 use super::unicode::{LETTER, NUMBER, PUNCT};
@@ -24,6 +28,57 @@ pub(super) struct Pre {
 /// The row of a name.
 pub(super) fn find(name: &str) -> Option<&'static Pre> {
     TABLE.iter().find(|row| row.names.contains(&name))
+}
+
+/// The Unicode form that a model's tokenizer brings texts into, behind its special tokens and before
+/// it cuts words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Texts stay as they are.
+    AsWritten,
+    /// Canonical composition: `e` and U+0301 are `é`.
+    Nfc,
+    /// The same after replacing what only looks different: `ﬁ` is `fi`.
+    Nfkc,
+}
+
+/// Names that have the same words may differ in this. Of the names that are not here many are known
+/// to leave texts as they are, and of the others nothing is.
+const FORMS: &[(Form, &[&str])] = &[
+    (
+        Form::Nfc,
+        &[
+            "qwen2",
+            "qwen35",
+            "deepseek-r1-qwen",
+            "f2llmv2",
+            "stablelm2",
+            "hunyuan",
+            "command-r",
+            "tiny_aya",
+            "cohere2moe",
+            "mpt",
+            "olmo",
+        ],
+    ),
+    (Form::Nfkc, &["exaone", "exaone4"]),
+];
+
+/// The form of a name.
+pub(super) fn form(name: &str) -> Form {
+    FORMS.iter().find(|(_, names)| names.contains(&name)).map_or(Form::AsWritten, |(form, _)| *form)
+}
+
+impl Form {
+    /// A text in this form.
+    pub(super) fn of(self, text: &str) -> Cow<'_, str> {
+        // Most texts are in their form already, and that is soon seen.
+        match self {
+            Form::Nfc if is_nfc_quick(text.chars()) != IsNormalized::Yes => text.nfc().collect(),
+            Form::Nfkc if is_nfkc_quick(text.chars()) != IsNormalized::Yes => text.nfkc().collect(),
+            _ => Cow::Borrowed(text),
+        }
+    }
 }
 
 /// All rows.
@@ -274,6 +329,34 @@ mod tests {
         assert!(find("qwen9").is_none());
         assert!(find("qwen2").is_some_and(|row| !row.whole_words && !row.add_bos));
         assert!(find("tekken").is_some_and(|row| row.whole_words && row.add_bos));
+    }
+
+    #[test]
+    fn texts_are_brought_into_their_form() {
+        let text = "e\u{301} \u{fb01} \u{1112}\u{1161}\u{11ab} a\u{323}\u{308} \u{212b}";
+        assert_eq!(Form::Nfc.of(text), "é \u{fb01} 한 \u{1ea1}\u{308} Å");
+        assert_eq!(Form::Nfkc.of(text), "é fi 한 \u{1ea1}\u{308} Å");
+        assert_eq!(Form::AsWritten.of(text), text);
+        for form in [Form::Nfc, Form::Nfkc] {
+            assert!(matches!(form.of("é fi 한"), Cow::Borrowed(_)));
+        }
+        // Names of one row may differ.
+        let same = |a, b| find(a).map(|row| row.stages) == find(b).map(|row| row.stages);
+        assert!(same("qwen2", "grok-2") && (form("qwen2"), form("grok-2")) == (Form::Nfc, Form::AsWritten));
+        assert!(same("mpt", "gpt-2") && (form("mpt"), form("gpt-2")) == (Form::Nfc, Form::AsWritten));
+    }
+
+    /// README.md names the forms.
+    #[test]
+    fn the_readme_says_what_is_normalised() {
+        let readme = include_str!("../../README.md");
+        for (form, label) in [(Form::Nfc, "| NFC |"), (Form::Nfkc, "| NFKC |")] {
+            let line = readme.lines().find(|l| l.starts_with(label)).unwrap_or_else(|| panic!("{label}"));
+            let named: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+            let listed = FORMS.iter().find(|(f, _)| *f == form).expect("a form").1;
+            assert_eq!(named, listed);
+            assert!(named.iter().all(|name| find(name).is_some()), "{named:?}");
+        }
     }
 
     /// README.md says of every name how sure it is. What it calls verified is what the tests run:

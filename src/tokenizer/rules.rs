@@ -126,5 +126,24 @@ fn texts_are_cut_where_the_models_own_tokenizers_cut_them() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 4 * 140);
+    assert_eq!(compared, 5 * 140);
+}
+
+/// What those tokenizers make of a text before they cut it.
+#[test]
+fn texts_have_the_form_that_the_models_own_tokenizers_give_them() {
+    let data: serde_json::Value =
+        serde_json::from_str(include_str!("../../tests/data/pre-tokenizers.json")).expect("JSON");
+    let texts = data["composed"].as_array().expect("texts");
+    let mut changed = Vec::new();
+    for (name, forms) in data["forms"].as_object().expect("names") {
+        for (text, expected) in texts.iter().zip(forms.as_array().expect("texts")) {
+            let text = text.as_str().expect("a text");
+            assert_eq!(pre::form(name).of(text), expected.as_str().expect("a text"), "{name}: {text:?}");
+            if expected != text && !changed.contains(&name) {
+                changed.push(name);
+            }
+        }
+    }
+    assert_eq!(changed, ["qwen2"]);
 }

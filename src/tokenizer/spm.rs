@@ -22,6 +22,8 @@ pub(super) struct Spm {
     longest: usize,
     /// A space is put before a text, and before what follows a special token.
     pub(super) space_prefix: bool,
+    /// Spaces around a text are left out, and several are one.
+    few_spaces: bool,
 }
 
 impl Spm {
@@ -41,9 +43,10 @@ impl Spm {
             words: Words::new(&texts.list, |text, all| all.extend(text))?,
             scores,
             bytes,
-            unk: vocab.unk,
+            unk: vocab.roles.unk,
             longest: texts.list.iter().map(|text| text.len()).max().unwrap_or(0),
             space_prefix: flag(file, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+            few_spaces: flag(file, "tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(false),
         })
     }
 
@@ -54,7 +57,14 @@ impl Spm {
         if self.space_prefix && first {
             escaped.push('\u{2581}');
         }
-        escaped.extend(text.chars().map(|c| if c == ' ' { '\u{2581}' } else { c }));
+        let text = if self.few_spaces { text.trim_matches(' ') } else { text };
+        let mut last = None;
+        for c in text.chars() {
+            if !(self.few_spaces && c == ' ' && last == Some(' ')) {
+                escaped.push(if c == ' ' { '\u{2581}' } else { c });
+            }
+            last = Some(c);
+        }
         let mut work = Work::of(&escaped)?;
         work.merge(self);
         for symbol in work.symbols.iter().filter(|s| s.len > 0) {

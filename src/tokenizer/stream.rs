@@ -1,26 +1,46 @@
 //! From ids to text as it is generated: a character is shown once all of its bytes are there.
 
 use super::Tokenizer;
+use super::vocab::Kind;
 
 /// Turns ids into text one at a time. A token may end in the middle of a character: its bytes
 /// wait here for the rest.
 pub struct Decoder<'a> {
     tokenizer: &'a Tokenizer,
     pending: Vec<u8>,
+    /// The space that encoding puts in front is taken off again, where a text begins and behind
+    /// special tokens.
+    strips: bool,
+    /// The next token stands at such a place.
+    first: bool,
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Decoder<'a> {
-        Decoder { tokenizer, pending: Vec::new() }
+    pub(super) fn new(tokenizer: &'a Tokenizer, strips: bool) -> Decoder<'a> {
+        Decoder { tokenizer, pending: Vec::new(), strips, first: true }
     }
 
     /// The text that this id completes; often it is a word, sometimes nothing yet.
     pub fn push(&mut self, id: u32) -> String {
-        self.pending.extend(self.tokenizer.bytes(id));
         let mut text = String::new();
-        let kept = take(&self.pending, &mut text);
-        self.pending.drain(..self.pending.len() - kept);
+        self.append(id, &mut text);
         text
+    }
+
+    /// The same, behind another text.
+    pub(super) fn append(&mut self, id: u32, text: &mut String) {
+        let part = self.tokenizer.bytes(id);
+        let strip = self.strips && self.first;
+        self.pending.extend(if strip { part.strip_prefix(b" ").unwrap_or(part) } else { part });
+        let kind = self.tokenizer.vocab.kind(id);
+        self.first = matches!(kind, Some(Kind::Control | Kind::Unknown | Kind::UserDefined));
+        let kept = take(&self.pending, text);
+        self.pending.drain(..self.pending.len() - kept);
+    }
+
+    /// Whether bytes wait here for the rest of their character.
+    pub fn waits(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// What is left when nothing more comes: U+FFFD for a character that was begun.

@@ -1,6 +1,6 @@
 //! The report for people.
 
-use std::fmt::Write;
+use std::io::{self, Write};
 
 use super::{Report, metadata};
 use crate::Result;
@@ -8,35 +8,37 @@ use crate::cli::output;
 use crate::gguf::File;
 
 pub(super) fn print(file: &File, name: &str, report: &Report<'_>, tensors: bool) -> Result<()> {
-    // Writing into a string cannot fail.
-    let mut out = String::new();
+    output::write(|out| text(out, file, name, report, tensors))
+}
+
+fn text(out: &mut dyn Write, file: &File, name: &str, report: &Report<'_>, tensors: bool) -> io::Result<()> {
     let architecture = report.architecture.as_deref().unwrap_or("unknown");
-    let _ = writeln!(
+    writeln!(
         out,
         "{}: GGUF version {}, {}, architecture {}",
         output::escape(name),
         report.version,
         output::bytes(file.size()),
         output::escape(&architecture.chars().take(64).collect::<String>())
-    );
-    let _ = writeln!(
+    )?;
+    writeln!(
         out,
         "{} parameters, {:.2} bits per weight, {} tensors aligned to {} bytes, data from byte {}",
         report.parameters,
         report.bits_per_weight,
-        report.tensors.len(),
+        file.tensors().len(),
         report.alignment,
         report.data_start
-    );
+    )?;
     if let Some(hash) = &report.sha256 {
-        let _ = writeln!(out, "SHA-256 {hash}");
+        writeln!(out, "SHA-256 {hash}")?;
     }
 
     if !report.files.is_empty() {
-        let _ = writeln!(out, "\nfiles");
+        writeln!(out, "\nfiles")?;
     }
     for (i, part) in report.files.iter().enumerate() {
-        let _ = write!(
+        write!(
             out,
             "  {i:4}  {}  {}, {} tensors aligned to {} bytes, data from byte {}",
             output::escape(&part.name),
@@ -44,64 +46,63 @@ pub(super) fn print(file: &File, name: &str, report: &Report<'_>, tensors: bool)
             part.tensors,
             part.alignment,
             part.data_start
-        );
+        )?;
         let hash = part.sha256.as_ref().map(|hash| format!(", SHA-256 {hash}")).unwrap_or_default();
-        let _ = writeln!(out, "{hash}");
+        writeln!(out, "{hash}")?;
     }
 
-    let _ = writeln!(out, "\nmetadata");
+    writeln!(out, "\nmetadata")?;
     let width = file.metadata().map(|(key, _)| key.chars().count()).max().unwrap_or(0).min(48);
     for (key, value) in file.metadata() {
-        let _ = writeln!(out, "  {:width$}  {}", metadata::name(key), metadata::line(value));
+        writeln!(out, "  {:width$}  {}", metadata::name(key), metadata::line(value))?;
     }
 
-    let _ = writeln!(out, "\ntypes");
+    writeln!(out, "\ntypes")?;
     for (ty, count) in &report.types {
         let of = report.tensors.iter().filter(|t| t.r#type == *ty);
         let bytes = of.fold(0u64, |n, t| n.saturating_add(t.bytes));
-        let _ = writeln!(out, "  {ty:8} {count:5} tensors  {:>12}", output::bytes(bytes));
+        writeln!(out, "  {ty:8} {count:5} tensors  {:>12}", output::bytes(bytes))?;
     }
     if tensors {
-        let _ = writeln!(out, "\ntensors");
+        writeln!(out, "\ntensors")?;
         let width = report.tensors.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
-        for t in &report.tensors {
+        for t in report.tensors.iter() {
             let shape = t.shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
-            let _ = writeln!(
+            writeln!(
                 out,
                 "  {:width$}  {:8} {shape:20}  {} bytes at {}{}",
-                output::escape(&t.name),
+                output::escape(t.name),
                 t.r#type,
                 t.bytes,
                 t.offset,
                 t.part.map(|part| format!(" of file {part}")).unwrap_or_default()
-            );
+            )?;
         }
     }
 
     let memory = &report.memory;
-    let _ = writeln!(out, "\nmemory");
-    let _ = writeln!(out, "  weights              {:>12}", output::bytes(memory.weights));
+    writeln!(out, "\nmemory")?;
+    writeln!(out, "  weights              {:>12}", output::bytes(memory.weights))?;
     if let Some(kv) = memory.kv {
-        let _ =
-            writeln!(out, "  keys and values      {:>12}  F16, {} tokens", output::bytes(kv), memory.context);
+        writeln!(out, "  keys and values      {:>12}  F16, {} tokens", output::bytes(kv), memory.context)?;
     }
     if let Some(scratch) = memory.scratch {
-        let _ = writeln!(out, "  scratch              {:>12}", output::bytes(scratch));
+        writeln!(out, "  scratch              {:>12}", output::bytes(scratch))?;
     }
 
     if report.supported {
-        let _ = writeln!(out, "\nno problems: `infer run` can run it");
+        writeln!(out, "\nno problems: `infer run` can run it")?;
     } else {
-        let _ = writeln!(out, "\nproblems");
+        writeln!(out, "\nproblems")?;
         for problem in &report.problems {
-            let _ = writeln!(out, "  {}", output::escape(problem));
+            writeln!(out, "  {}", output::escape(problem))?;
         }
     }
     if !report.notes.is_empty() {
-        let _ = writeln!(out, "\nnotes");
+        writeln!(out, "\nnotes")?;
         for note in &report.notes {
-            let _ = writeln!(out, "  {}", output::escape(note));
+            writeln!(out, "  {}", output::escape(note))?;
         }
     }
-    output::print(&out)
+    Ok(())
 }

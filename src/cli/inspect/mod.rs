@@ -6,7 +6,7 @@ mod metadata;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::common::{self, ModelArg, at_least_one};
 use super::prompt::Prompter;
@@ -53,7 +53,7 @@ struct Report<'a> {
     parameters: u64,
     bits_per_weight: f64,
     metadata: gguf::Json<'a>,
-    tensors: Vec<Row>,
+    tensors: Rows<'a>,
     types: BTreeMap<&'static str, u64>,
     memory: Memory,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,11 +75,34 @@ struct Part {
     sha256: Option<String>,
 }
 
+/// The table of tensors; a row is made when it is written.
+struct Rows<'a>(&'a File);
+
+impl<'a> Rows<'a> {
+    fn iter(&self) -> impl Iterator<Item = Row<'a>> + use<'a> {
+        let split = self.0.parts().len() > 1;
+        self.0.tensors().iter().map(move |t| Row {
+            name: &t.name,
+            r#type: t.ty.name(),
+            shape: &t.shape[..t.n_dims],
+            part: split.then_some(t.part),
+            offset: t.offset,
+            bytes: t.bytes,
+        })
+    }
+}
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
+    }
+}
+
 #[derive(Serialize)]
-struct Row {
-    name: String,
+struct Row<'a> {
+    name: &'a str,
     r#type: &'static str,
-    shape: Vec<u64>,
+    shape: &'a [u64],
     /// Which of several files it lies in.
     #[serde(skip_serializing_if = "Option::is_none")]
     part: Option<usize>,
@@ -155,18 +178,7 @@ fn report(
         parameters,
         bits_per_weight,
         metadata: gguf::Json(file),
-        tensors: file
-            .tensors()
-            .iter()
-            .map(|t| Row {
-                name: t.name.clone(),
-                r#type: t.ty.name(),
-                shape: t.shape[..t.n_dims].to_vec(),
-                part: split.then_some(t.part),
-                offset: t.offset,
-                bytes: t.bytes,
-            })
-            .collect(),
+        tensors: Rows(file),
         types,
         memory,
         sha256: if split { None } else { hashes.pop() },

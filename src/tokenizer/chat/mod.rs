@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use self::limits::Limits;
+use super::roles::named;
 use crate::gguf::File;
 use crate::{Error, Result};
 
@@ -45,16 +46,15 @@ impl ChatTemplate {
         let source = file.get("tokenizer.chat_template")?.as_bytes()?;
         // SentencePiece's models have these two where a file names none.
         let spm = file.get("tokenizer.ggml.model").is_some_and(|v| v.as_bytes() == Some(b"llama"));
-        let token = |key: &str, default: u64| {
-            let named = file.get(key).and_then(|v| v.as_u64());
-            let id = usize::try_from(named.or(spm.then_some(default))?).ok()?;
-            let text = file.get("tokenizer.ggml.tokens")?.as_array()?.strings()?.nth(id)?;
-            Some(String::from_utf8_lossy(text).into_owned())
+        let token = |name: &str, default: u32| {
+            let mut tokens = file.get("tokenizer.ggml.tokens")?.as_array()?.strings()?;
+            let id = named(file, name, tokens.len()).ok()?.or(spm.then_some(default))?;
+            Some(String::from_utf8_lossy(tokens.nth(id as usize)?).into_owned())
         };
         Some(ChatTemplate::new(
             &String::from_utf8_lossy(source),
-            &token("tokenizer.ggml.bos_token_id", 1).unwrap_or_default(),
-            &token("tokenizer.ggml.eos_token_id", 2).unwrap_or_default(),
+            &token("bos", 1).unwrap_or_default(),
+            &token("eos", 2).unwrap_or_default(),
         ))
     }
 

@@ -36,6 +36,12 @@ fn user(text: &str) -> Vec<Message> {
     vec![Message { role: "user".to_owned(), content: text.to_owned() }]
 }
 
+/// The tokenizer of the model that is part of the program.
+fn demo_tokenizer() -> Tokenizer {
+    let file = File::open(&common::repo("assets/demo.gguf")).expect("a model");
+    Tokenizer::from_file(&file).expect("a tokenizer")
+}
+
 /// 26 July 2026, noon.
 const DAY: i64 = 1_785_067_200;
 
@@ -65,6 +71,29 @@ fn real_templates_render_as_in_jinja2() {
 #[test]
 fn every_side_of_jinja2_renders_as_in_jinja2() {
     assert_eq!(render_as_in_jinja2(&common::repo("tests/data/templates")), (163, 6));
+}
+
+/// What a template is given shows, whatever the template does to it, or it is said that it does not.
+#[test]
+fn real_templates_show_what_is_said() {
+    let Some(dir) = shared("templates") else { return };
+    let tokenizer = demo_tokenizer();
+    let cases = json(&dir.join("cases.json"));
+    let (mut texts, mut left_out) = (0, Vec::new());
+    for case in cases.as_array().expect("cases").iter().filter(|case| case["add_generation_prompt"] == true) {
+        let field = |key: &str| case[key].as_str().expect("a string");
+        let Some(expected) = case["text"].as_str() else { continue };
+        let source = std::fs::read_to_string(dir.join(field("template"))).expect("a template");
+        let template = ChatTemplate::new(&source, field("bos_token"), field("eos_token")).at(DAY);
+        match template.prompt(&messages(&case["messages"]), &tokenizer, Special::AsText) {
+            Ok(rendered) => {
+                assert_eq!(rendered.text, expected, "{} / {}", field("template"), field("talk"));
+                texts += 1;
+            }
+            Err(e) => left_out.push(format!("{} / {}: {e}", field("template"), field("talk"))),
+        }
+    }
+    assert_eq!((texts, left_out.len()), (0, 0), "{}", left_out.join("\n"));
 }
 
 /// Renders the cases of a folder: how many gave a text and how many an error, all as expected.

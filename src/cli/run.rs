@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// Continue the prompt as it is: no chat template
     #[arg(long, conflicts_with = "system")]
     raw: bool,
+    /// Take special tokens such as <|im_end|> in the prompt and in messages as the tokens; without
+    /// it they are text, but where there is no template
+    #[arg(long)]
+    special: bool,
     /// A system message for the chat template
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
@@ -157,7 +161,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let name = args.model.name();
     let options = args.compute.options();
     let system = args.system.as_deref();
-    let prompter = load::made(load::file(&model)?, &name, prompter(&model, args.raw, system))?;
+    let prompter = load::made(load::file(&model)?, &name, prompter(&model, &args))?;
     let Some(prompt) = prompt else {
         let engine = load::open(&model, &options, args.quiet)?;
         say_once(&args, &prompter, &settings, drawn);
@@ -227,13 +231,13 @@ fn prompt(args: &mut Args) -> Result<Option<String>> {
 }
 
 /// The model's tokenizer and template.
-fn prompter(model: &Arc<Model>, raw: bool, system: Option<&str>) -> Result<Prompter> {
-    let prompter = Prompter::new(load::file(model)?, raw)?;
+fn prompter(model: &Arc<Model>, args: &Args) -> Result<Prompter> {
+    let prompter = Prompter::new(load::file(model)?, args.raw)?;
     load::vocabulary(&prompter.tokenizer, model)?;
-    if system.is_some() && !prompter.has_template() {
+    if args.system.is_some() && !prompter.has_template() {
         return Err(Error::Request("has no chat template, in which --system could stand".to_owned()));
     }
-    Ok(prompter)
+    Ok(if args.special { prompter.special() } else { prompter })
 }
 
 fn ids(prompter: &Prompter, system: Option<&str>, prompt: String) -> Result<Vec<u32>> {

@@ -15,6 +15,7 @@ use std::ops::Range;
 use super::turns::Turn;
 use super::{ChatTemplate, Failure};
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::special::Part;
 use crate::{Error, Result};
 
 /// The role of the model's own messages.
@@ -50,14 +51,19 @@ pub(super) fn find(
     // A template reads what the model has said before: where its thoughts end, say.
     let read = search.read_in_answers()?;
     let unread = |turn: &Turn| search.tokens(turn, &|id| turn.role != MODEL || !read.contains(&id));
-    search.rendered(&unread)?.ok_or_else(|| {
-        let id = turns.iter().find_map(|turn| search.ids(turn).first().copied()).unwrap_or_default();
-        Error::Request(format!(
-            "a message has the text of the special token {:?}, which the model's chat template changes: \
-             --special takes it as the token, --raw does without the template",
-            tokenizer.piece(id)
-        ))
-    })
+    if let Some(ranges) = search.rendered(&unread)? {
+        return Ok(ranges);
+    }
+    // Where none of the tokens is left, there is nothing to tell apart.
+    let said: HashSet<u32> = turns.iter().flat_map(|turn| search.ids(turn)).collect();
+    let written = tokenizer.specials.cut(text, &[]).into_iter();
+    let mut written = written.filter_map(|part| if let Part::Token(id) = part { Some(id) } else { None });
+    let Some(id) = written.find(|id| said.contains(id)) else { return Ok(vec![]) };
+    Err(Error::Request(format!(
+        "a message has the text of the special token {:?}, which the model's chat template changes: \
+         --special takes it as the token, --raw does without the template",
+        tokenizer.piece(id)
+    )))
 }
 
 /// Characters of a message that are to be marked.

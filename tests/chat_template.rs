@@ -518,3 +518,21 @@ fn any_template_ends() {
     });
     run.expect("all end");
 }
+
+#[test]
+fn expressions() {
+    let cases = json(Path::new(&std::env::var("EXPR").unwrap()));
+    let (mut lack, mut bad, mut loose, mut ok) = (vec![], vec![], vec![], 0);
+    for case in cases.as_array().expect("cases") {
+        let source = case["source"].as_str().unwrap();
+        let t = ChatTemplate::new(source, "<s>", "</s>").at(1_785_069_296);
+        match (t.render(&user("Hi <there> & 'you'"), true), case["text"].as_str()) {
+            (Ok(text), Some(expected)) if text == expected => ok += 1,
+            (Err(_), None) => ok += 1,
+            (Ok(text), Some(expected)) => bad.push(format!("{source}\n   is  {text:?}\n   not {expected:?}")),
+            (Ok(text), None) => loose.push(format!("{source}\n   is {text:?}, should fail: {}", case["error"])),
+            (Err(e), Some(expected)) => lack.push(format!("{source}\n   {}\n   not {expected:?}", e.to_string().replace("the model's chat template, line 1: ", "").replace(" (--raw does without the template)", ""))),
+        }
+    }
+    println!("ok {ok}\n\n=== BAD {}\n{}\n\n=== LOOSE {}\n{}\n\n=== LACK {}\n{}", bad.len(), bad.join("\n"), loose.len(), loose.join("\n"), lack.len(), lack.join("\n"));
+}

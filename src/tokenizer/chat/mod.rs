@@ -6,21 +6,30 @@
 //! transformers' Jinja2 has that minijinja lacks is added here or put in its place beforehand
 //! (`source`).
 
+mod arguments;
+mod filters;
 mod json;
 mod limits;
 mod methods;
+mod numbers;
+mod objects;
 mod origin;
+mod percent;
+mod python;
 mod source;
+mod strftime;
 mod turns;
+mod wrap;
 
 use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Rest, Value, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, context};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::arguments::Arguments;
 use self::limits::Limits;
 use self::turns::Turn;
 use super::{Special, Tokenizer};
@@ -154,17 +163,9 @@ impl ChatTemplate {
         env.add_function("raise_exception", |text: String| {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, text))
         });
-        let now = self.now;
-        env.add_function("strftime_now", move |format: &str| strftime(now, format));
-        // As Jinja2 has them: none is not iterable, and a string is a sequence.
-        env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-        env.add_test("sequence", |value: &Value| {
-            matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
-        });
-        env.add_filter("tojson", json::tojson);
-        env.add_filter("default", default);
-        env.add_filter("d", default);
-        env.add_filter(source::MODULO, modulo);
+        let now = self.now.unwrap_or_else(time_of_day);
+        env.add_function("strftime_now", move |format: &str| strftime::strftime(now, format));
+        add_builtins(&mut env, limits.size());
         limits.apply(&mut env);
         let source = source::prepare(&self.source);
         let result = env.render_named_str(
@@ -198,43 +199,46 @@ fn failed(line: Option<usize>, what: &str) -> Error {
     Error::Request(format!("the model's chat template{place}: {what} (--raw does without the template)"))
 }
 
-/// Jinja2's `default(value, default_value="", boolean=false)`, with names.
-fn default(
-    value: Value,
-    other: Option<Value>,
-    boolean: Option<bool>,
-    names: Kwargs,
-) -> Result<Value, minijinja::Error> {
-    let other = other.or(names.get("default_value")?).unwrap_or_else(|| Value::from(""));
-    let boolean = boolean.or(names.get("boolean")?).unwrap_or(false);
-    names.assert_all_used()?;
-    Ok(if value.is_undefined() || boolean && !value.is_true() { other } else { value })
+/// What Jinja2 has, in the place of what minijinja has or lacks; `size` is what a value may take in bytes.
+fn add_builtins(env: &mut Environment<'static>, size: u64) {
+    for (name, filter) in filters::FILTERS {
+        env.add_filter(name, move |state: &mut State, value: Value, rest: Rest<ValueOrKwargs>| {
+            let mut args = Arguments::new(&rest.into_values())?;
+            let result = filter(state, value, &mut args, size)?;
+            args.finish()?;
+            Ok::<_, minijinja::Error>(result)
+        });
+    }
+    for name in filters::FOREIGN_FILTERS {
+        env.remove_filter(name);
+    }
+    for name in filters::FOREIGN_TESTS {
+        env.remove_test(name);
+    }
+    env.add_filter("tojson", json::tojson);
+    env.add_filter(source::MODULO, move |state: &mut State, left: Value, right: Value| {
+        modulo(state, left, right, size)
+    });
+    // As Jinja2 has them: none is not iterable, and a string is a sequence.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("sequence", numbers::is_sequence);
+    env.add_test("callable", objects::is_callable);
+    env.add_test("filter", |state: &State, name: &str| {
+        !name.starts_with("__") && minijinja::tests::is_filter(state, name)
+    });
+    env.add_function("cycler", objects::cycler);
+    env.add_function("joiner", objects::joiner);
 }
 
 /// `%`: a string's is its use as a format.
-fn modulo(state: &mut State, left: Value, right: Value) -> Result<Value, minijinja::Error> {
-    if left.as_str().is_some() {
-        let mut args = vec![left];
-        match right.try_iter().ok().filter(|_| right.is_tuple()) {
-            Some(items) => args.extend(items),
-            None => args.push(right),
-        }
-        return state.apply_filter("format", &args);
+fn modulo(state: &mut State, left: Value, right: Value, size: u64) -> Result<Value, minijinja::Error> {
+    match left.as_str() {
+        Some(format) => Ok(percent::format(format, &right, size)?.into()),
+        None => state.env().compile_expression("left % right")?.eval(context! { left, right }),
     }
-    state.env().compile_expression("left % right")?.eval(context! { left, right })
 }
 
 /// A process with several threads cannot always ask for the local time.
 fn time_of_day() -> OffsetDateTime {
     OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc())
-}
-
-fn strftime(now: Option<OffsetDateTime>, format: &str) -> Result<String, minijinja::Error> {
-    let fail = |e: &dyn std::fmt::Display| {
-        let shown: String = format.chars().take(64).collect();
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: \"{shown}\": {e}"))
-    };
-    let now = now.unwrap_or_else(time_of_day);
-    let items = time::format_description::parse_strftime_borrowed(format).map_err(|e| fail(&e))?;
-    now.format(&items).map_err(|e| fail(&e))
 }

@@ -14,6 +14,8 @@
 pub(super) const OPERAND: &str = "__arg";
 /// The filter on operands of `*`, of which a list would grow without being built.
 pub(super) const FACTOR: &str = "__factor";
+/// The filter on operands of `~`, which are texts.
+pub(super) const TEXT: &str = "__text";
 /// The filter that is `%`.
 pub(super) const MODULO: &str = "__mod";
 

@@ -1,0 +1,159 @@
+//! Functions of Jinja2 that minijinja lacks, and values that are Python's rather than lists.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Tuple, ValueKind};
+use minijinja::{Error, ErrorKind, State, Value};
+
+use super::python::{self, invalid};
+
+/// What Python makes one by one: true even if there is nothing, and with no text.
+#[derive(Debug)]
+pub(super) struct Generator(Vec<Value>);
+
+impl Generator {
+    pub(super) fn of(items: &Value) -> Result<Value, Error> {
+        Ok(Value::from_object(Generator(items.try_iter()?.collect())))
+    }
+}
+
+impl Object for Generator {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.clone())
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        true
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Err(fmt::Error)
+    }
+}
+
+/// Keys, values or items of a dictionary.
+#[derive(Debug)]
+struct View {
+    name: &'static str,
+    items: Vec<Value>,
+}
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items = python::repr(&Value::from(self.items.clone())).map_err(|_| fmt::Error)?;
+        write!(f, "{}({items})", self.name)
+    }
+}
+
+/// A dictionary's method, if it is one of these.
+pub(super) fn of_map(map: &Value, method: &str) -> Option<Result<Value, Error>> {
+    let value = |key: &Value| map.get_item(key);
+    let (name, item): (_, &dyn Fn(&Value) -> Result<Value, Error>) = match method {
+        "keys" => ("dict_keys", &|key| Ok(key.clone())),
+        "values" => ("dict_values", &value),
+        "items" => ("dict_items", &|key| Ok(Tuple::from([key.clone(), value(key)?]).into())),
+        "copy" => ("dict", &value),
+        _ => return None,
+    };
+    Some(map.try_iter().and_then(|keys| {
+        let keys: Vec<Value> = keys.collect();
+        let items = keys.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+        Ok(match name {
+            "dict" => Value::from_pairs(keys.into_iter().zip(items)),
+            _ => Value::from_object(View { name, items }),
+        })
+    }))
+}
+
+/// `cycler(…)`: its items one after another, again and again.
+#[derive(Debug)]
+struct Cycler {
+    items: Vec<Value>,
+    at: AtomicUsize,
+}
+
+impl Object for Cycler {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str()? {
+            "current" => self.items.get(self.at.load(Ordering::Relaxed)).cloned(),
+            "items" => Some(Tuple::from(self.items.clone()).into()),
+            "pos" => Some(self.at.load(Ordering::Relaxed).into()),
+            _ => None,
+        }
+    }
+
+    fn call_method(self: &Arc<Self>, _: &mut State, method: &str, args: &[Value]) -> Result<Value, Error> {
+        match (method, args.is_empty()) {
+            ("next", true) => {
+                let at = self.at.load(Ordering::Relaxed);
+                self.at.store((at + 1) % self.items.len(), Ordering::Relaxed);
+                self.items.get(at).cloned().ok_or_else(|| invalid("a cycler without items"))
+            }
+            ("reset", true) => {
+                self.at.store(0, Ordering::Relaxed);
+                Ok(().into())
+            }
+            _ => Err(Error::new(ErrorKind::UnknownMethod, format!("cycler has no method named {method}"))),
+        }
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Err(fmt::Error)
+    }
+}
+
+pub(super) fn cycler(items: Rest<Value>) -> Result<Value, Error> {
+    if items.is_empty() {
+        return Err(invalid("cycler: at least one item has to be provided"));
+    }
+    Ok(Value::from_object(Cycler { items: items.to_vec(), at: AtomicUsize::new(0) }))
+}
+
+/// `joiner(separator)`: nothing the first time, then the separator.
+#[derive(Debug)]
+struct Joiner {
+    separator: Value,
+    calls: AtomicUsize,
+}
+
+impl Object for Joiner {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn call(self: &Arc<Self>, _: &mut State, _: &[Value]) -> Result<Value, Error> {
+        let first = self.calls.fetch_add(1, Ordering::Relaxed) == 0;
+        Ok(if first { "".into() } else { self.separator.clone() })
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Err(fmt::Error)
+    }
+}
+
+pub(super) fn joiner(separator: Option<Value>) -> Value {
+    Value::from_object(Joiner { separator: separator.unwrap_or_else(|| ", ".into()), calls: AtomicUsize::new(0) })
+}
+
+/// `x is callable`.
+pub(super) fn is_callable(value: &Value) -> bool {
+    value.kind() == ValueKind::Plain && value.downcast_object_ref::<Cycler>().is_none()
+}

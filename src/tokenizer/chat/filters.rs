@@ -34,7 +34,7 @@ pub(super) const FILTERS: [(&str, Filter); 37] = [
     ("lower", |_, value, _, _| Ok(like(&value, python::str(&value)?.to_lowercase()))),
     ("max", |state, value, args, _| extreme(state, &value, args, Ordering::Greater)),
     ("min", |state, value, args, _| extreme(state, &value, args, Ordering::Less)),
-    ("pprint", |_, value, _, _| Ok(python::repr(&value)?.into())),
+    ("pprint", pprint),
     ("replace", replace),
     ("round", numbers::round),
     ("safe", |_, value, _, _| Ok(Value::from_safe_string(python::str(&value)?))),
@@ -89,10 +89,9 @@ fn unique(state: &mut State, value: Value, args: &mut Arguments, _: u64) -> Resu
 }
 
 /// The first letter large, the others small.
-fn capitalized(text: &str) -> String {
+pub(super) fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
-    let first = chars.next().into_iter().flat_map(char::to_uppercase);
-    first.collect::<String>() + &chars.as_str().to_lowercase()
+    chars.next().map(python::title).unwrap_or_default() + &chars.as_str().to_lowercase()
 }
 
 /// Python's look-up of attributes: a dictionary has no keys here.
@@ -157,7 +156,10 @@ fn in_order(values: &[Value]) -> Result<(), Error> {
 
 /// What values are compared by: themselves, or an attribute.
 fn keys(state: &mut State, value: &Value, attribute: Option<&Value>) -> Result<Vec<Value>, Error> {
-    match attribute.filter(|attribute| !attribute.is_none()) {
+    // Several attributes are compared as minijinja does it.
+    let one = |attribute: &&Value| !attribute.is_none() && !attribute.as_str().is_some_and(|a| a.contains(','));
+    match attribute.filter(one) {
+        None if attribute.is_some_and(|attribute| !attribute.is_none()) => Ok(vec![]),
         None => Ok(value.try_iter()?.collect()),
         Some(attribute) => {
             let attribute = names([("attribute", Some(attribute.clone()))]);
@@ -241,13 +243,18 @@ fn indent(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Resul
     };
     let (first, blank) = (args.flag("first", false)?, args.flag("blank", false)?);
     let text = value.as_str().ok_or_else(|| invalid("what is indented is a string"))?;
-    if (text.matches('\n').count() as u64 + 1).saturating_mul(indention.len() as u64) > size {
+    let mut lines = python::lines(text, false);
+    let ends = |c| python::lines(&String::from(c), false) == [""];
+    if text.is_empty() || text.ends_with(ends) {
+        lines.push("");
+    }
+    if (lines.len() as u64).saturating_mul(indention.len() as u64 + 1) > size {
         return Err(too_large());
     }
     // Every line but an empty one; the last, which may have no end, is empty as well.
-    let lines = text.split('\n').enumerate().map(|(i, line)| {
+    let lines = lines.iter().enumerate().map(|(i, line)| {
         let indented = if i == 0 { first } else { blank || !line.is_empty() };
-        if indented { format!("{indention}{line}") } else { line.to_owned() }
+        if indented { format!("{indention}{line}") } else { (*line).to_owned() }
     });
     Ok(lines.collect::<Vec<_>>().join("\n").into())
 }
@@ -298,7 +305,7 @@ fn replace(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Resu
 fn title(text: &str) -> String {
     let (mut out, mut first) = (String::with_capacity(text.len()), true);
     for c in text.chars() {
-        if first { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+        if first { out.push_str(&python::title(c)) } else { out.extend(c.to_lowercase()) }
         first = is_space(c) || "-({[<".contains(c);
     }
     out
@@ -415,6 +422,22 @@ fn urlencode(_: &mut State, value: Value, _: &mut Arguments, _: u64) -> Result<V
         pairs.push(format!("{}={}", quote(&python::str(&key)?, true), quote(&python::str(&value)?, true)));
     }
     Ok(pairs.join("&").into())
+}
+
+/// A value on one line; those that need several, and dictionaries that would be sorted, are refused.
+fn pprint(_: &mut State, value: Value, _: &mut Arguments, _: u64) -> Result<Value, Error> {
+    fn sorted(value: &Value) -> bool {
+        let map = value.kind() == ValueKind::Map;
+        let Ok(items) = value.try_iter() else { return true };
+        let items: Vec<Value> = items.collect();
+        let inside = |item: &Value| if map { value.get_item(item).is_ok_and(|v| sorted(&v)) } else { sorted(item) };
+        (!map || items.is_sorted()) && (value.kind() == ValueKind::String || items.iter().all(inside))
+    }
+    let text = python::repr(&value)?;
+    if text.chars().count() > 80 || !sorted(&value) {
+        return Err(invalid("pprint: what takes several lines or is to be sorted is not written"));
+    }
+    Ok(text.into())
 }
 
 /// Words are what stands between other characters than letters, digits and underscores.

@@ -60,7 +60,7 @@ impl Style {
                 None => out.push_str(&value.to_string()),
             },
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq => {
+            _ if python::is_list(value) => {
                 out.push('[');
                 let mut empty = true;
                 for item in value.try_iter()? {

@@ -17,7 +17,7 @@
 //! its fuel can buy. The last resort is a clock: a template renders on a thread of its own, and
 //! after most of a second nobody waits for it any more.
 
-use std::sync::{Arc, Once, mpsc};
+use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
 use std::time::Duration;
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
@@ -26,7 +26,7 @@ use minijinja_contrib::pycompat;
 
 use super::objects::Generator;
 use super::python::too_large;
-use super::source::{FACTOR, OPERAND, TEXT};
+use super::source::{EACH, EARLIER, FACTOR, LEFT, MEMBER, OPERAND, RIGHT, SUM, TEXT};
 use super::{filters, methods, python};
 
 /// Fuel of a conversation of no length: about 64 MB of data, or a million instructions.
@@ -143,10 +143,25 @@ impl Limits {
             charge(state, std::slice::from_ref(&value), size)?;
             Ok::<_, Error>(value)
         });
+        env.add_filter(SUM, move |state: &State, value: Value| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            if value.is_safe() || python::is_own(&value) {
+                return Err(python::invalid("texts for HTML and what has no items of its own are not added"));
+            }
+            Ok::<_, Error>(value)
+        });
         env.add_filter(TEXT, move |state: &State, value: Value| {
             charge(state, std::slice::from_ref(&value), size)?;
             Ok::<_, Error>(if value.as_str().is_some() { value } else { python::str(&value)?.into() })
         });
+        env.add_filter(EACH, |value: Value| match value.is_none() {
+            true => Err(python::invalid("none has no items to loop over")),
+            false => Ok(value),
+        });
+        env.add_filter(EARLIER, |_: Value| {
+            Err::<Value, _>(python::invalid("the default of a macro's parameter cannot be another parameter"))
+        });
+        compare(env, size);
         env.add_filter(FACTOR, |value: Value| match value.kind() {
             ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
                 Err(Error::new(ErrorKind::InvalidOperation, "a list cannot be multiplied in a chat template"))
@@ -212,6 +227,33 @@ fn say_no_panics() {
             }
         }));
     });
+}
+
+/// What is compared is looked at in pairs: the left side waits, by the number of its comparison, until
+/// the right one is there. One that ended early has left its own behind, which is in nobody's way.
+fn compare(env: &mut Environment<'static>, size: u64) {
+    let waiting: Arc<Mutex<Vec<(usize, Value)>>> = Arc::default();
+    let sides = Arc::clone(&waiting);
+    env.add_filter(LEFT, move |state: &State, value: Value, site: usize| {
+        charge(state, std::slice::from_ref(&value), size)?;
+        sides.lock().unwrap_or_else(PoisonError::into_inner).push((site, value.clone()));
+        Ok::<_, Error>(value)
+    });
+    for (name, member) in [(RIGHT, false), (MEMBER, true)] {
+        let waiting = Arc::clone(&waiting);
+        env.add_filter(name, move |state: &State, value: Value, site: usize| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(at) = waiting.iter().rposition(|(other, _)| *other == site) else { return Ok(value) };
+            let left = waiting.drain(at..).next().map(|(_, left)| left).unwrap_or_default();
+            let fits = if member {
+                left.kind() == ValueKind::String || value.kind() != ValueKind::String
+            } else {
+                python::comparable(&left, &value)
+            };
+            if fits { Ok(value) } else { Err(python::not_comparable(&left, &value)) }
+        });
+    }
 }
 
 /// Makes the template pay for walking values, and refuses those that are too large. What they weigh.

@@ -4,9 +4,9 @@
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, Value};
 
-use super::filters::centered;
+use super::filters::{capitalized, centered};
 use super::objects;
-use super::python::{invalid, is_printable, is_space, too_large};
+use super::python::{self, invalid, is_printable, is_space, lines, too_large};
 use crate::tokenizer::unicode::is_digit;
 
 /// Calls a method, if it is one of these; `size` is what a value may take in bytes.
@@ -53,7 +53,19 @@ fn of_string(text: &str, method: &str, args: &[Value], size: u64) -> Option<Resu
         "expandtabs" => expandtabs(text, args, size),
         "isdecimal" => from_args(args).map(|()| (!text.is_empty() && text.chars().all(is_digit)).into()),
         // What is alike in upper case is alike.
-        "casefold" => from_args(args).map(|()| text.to_lowercase().to_uppercase().to_lowercase().into()),
+        "casefold" => from_args(args).map(|()| {
+            let small = text.chars().flat_map(char::to_lowercase).flat_map(char::to_uppercase);
+            small.flat_map(char::to_lowercase).collect::<String>().into()
+        }),
+        "isspace" => from_args(args).map(|()| (!text.is_empty() && text.chars().all(is_space)).into()),
+        "splitlines" => {
+            let keep = from_args::<(Option<bool>, Kwargs)>(args).and_then(|(keep, names)| {
+                let keep = keep.or(names.get("keepends")?).unwrap_or(false);
+                names.assert_all_used().map(|()| keep)
+            });
+            keep.map(|keep| lines(text, keep).into_iter().map(Value::from).collect())
+        }
+        "capitalize" => from_args(args).map(|()| capitalized(text).into()),
         "swapcase" => from_args(args).map(|()| text.chars().map(swapped).collect::<String>().into()),
         "title" => from_args(args).map(|()| title(text).into()),
         "center" | "ljust" | "rjust" | "zfill" => pad(text, method, args, size),
@@ -72,7 +84,7 @@ fn title(text: &str) -> String {
         if inside {
             out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push_str(&python::title(c));
         }
         inside = c.is_lowercase() || c.is_uppercase();
     }
@@ -105,22 +117,22 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
             parts.push(rest.into());
         }
         None if from_right => {
-            rest = rest.trim_end();
+            rest = rest.trim_end_matches(is_space);
             while !rest.is_empty() && parts.len() < most {
-                let start = rest.rfind(char::is_whitespace).map_or(0, |i| i + char_len(rest, i));
+                let start = rest.rfind(is_space).map_or(0, |i| i + char_len(rest, i));
                 let (before, part) = rest.split_at(start);
                 parts.push(part.into());
-                rest = before.trim_end();
+                rest = before.trim_end_matches(is_space);
             }
             parts.extend((!rest.is_empty()).then(|| rest.into()));
         }
         None => {
-            rest = rest.trim_start();
+            rest = rest.trim_start_matches(is_space);
             while !rest.is_empty() && parts.len() < most {
-                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                let end = rest.find(is_space).unwrap_or(rest.len());
                 let (part, after) = rest.split_at(end);
                 parts.push(part.into());
-                rest = after.trim_start();
+                rest = after.trim_start_matches(is_space);
             }
             parts.extend((!rest.is_empty()).then(|| rest.into()));
         }

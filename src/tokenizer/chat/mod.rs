@@ -221,11 +221,12 @@ fn add_builtins(env: &mut Environment<'static>, size: u64) {
     });
     // As Jinja2 has them: none is not iterable, and a string is a sequence.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-    env.add_test("sequence", numbers::is_sequence);
+    env.add_test("sequence", objects::is_sequence);
     env.add_test("callable", objects::is_callable);
     env.add_test("filter", |state: &State, name: &str| {
         !name.starts_with("__") && minijinja::tests::is_filter(state, name)
     });
+    env.add_function("range", objects::range);
     env.add_function("cycler", objects::cycler);
     env.add_function("joiner", objects::joiner);
 }

@@ -1,6 +1,5 @@
 //! Filters of Jinja2 that make or change numbers.
 
-use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::arguments::Arguments;
@@ -160,10 +159,4 @@ pub(super) fn filesizeformat(_: &mut State, value: Value, args: &mut Arguments, 
         }
     }
     Ok(Value::from(bytes))
-}
-
-/// What has a length and items: a range as well, and what is undefined.
-pub(super) fn is_sequence(value: &Value) -> bool {
-    let range = value.kind() == ValueKind::Iterable && value.len().is_some();
-    range || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
 }

@@ -37,6 +37,64 @@ impl Object for Generator {
     }
 }
 
+/// `range(…)`, of as many numbers as the sandbox allows.
+#[derive(Debug)]
+struct Range {
+    start: i64,
+    stop: i64,
+    step: i64,
+    len: usize,
+}
+
+impl Object for Range {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let at = key.as_usize().filter(|at| *at < self.len)?;
+        Some((self.start + i64::try_from(at).ok()? * self.step).into())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.len)
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            1 => write!(f, "range({}, {})", self.start, self.stop),
+            step => write!(f, "range({}, {}, {step})", self.start, self.stop),
+        }
+    }
+}
+
+pub(super) fn range(args: Rest<Value>) -> Result<Value, Error> {
+    const MOST: i128 = 100_000;
+    let number = |value: &Value| {
+        let number = python::integer(value).and_then(|number| i64::try_from(number).ok());
+        number.ok_or_else(|| invalid("a range is made of whole numbers"))
+    };
+    let numbers = args.iter().map(number).collect::<Result<Vec<i64>, _>>()?;
+    let (start, stop, step) = match *numbers {
+        [stop] => (0, stop, 1),
+        [start, stop] => (start, stop, 1),
+        [start, stop, step] => (start, stop, step),
+        _ => return Err(invalid("a range takes one to three numbers")),
+    };
+    let (distance, step_size) = (i128::from(stop) - i128::from(start), i128::from(step));
+    if step == 0 {
+        return Err(invalid("a range's step is not zero"));
+    }
+    let len = if distance.signum() == step_size.signum() {
+        (distance.abs() + step_size.abs() - 1) / step_size.abs()
+    } else {
+        0
+    };
+    let len = usize::try_from(len).ok().filter(|_| len <= MOST);
+    let len = len.ok_or_else(|| invalid(format!("a range has at most {MOST} numbers")))?;
+    Ok(Value::from_object(Range { start, stop, step, len }))
+}
+
 /// Keys, values or items of a dictionary.
 #[derive(Debug)]
 struct View {
@@ -151,6 +209,12 @@ impl Object for Joiner {
 
 pub(super) fn joiner(separator: Option<Value>) -> Value {
     Value::from_object(Joiner { separator: separator.unwrap_or_else(|| ", ".into()), calls: AtomicUsize::new(0) })
+}
+
+/// `x is sequence`: what has a length and items by number or key, and what is undefined.
+pub(super) fn is_sequence(value: &Value) -> bool {
+    let other = matches!(value.kind(), ValueKind::String | ValueKind::Map | ValueKind::Undefined);
+    python::is_list(value) || other || value.downcast_object_ref::<Range>().is_some()
 }
 
 /// `x is callable`.

@@ -113,7 +113,7 @@ fn convert<'a>(text: &'a str, arguments: &mut Arguments, size: u64) -> Result<(S
     }
     let kind = rest.chars().next().ok_or_else(|| invalid("incomplete format"))?;
     rest = rest.get(kind.len_utf8()..).unwrap_or_default();
-    if kind == '%' {
+    if kind == '%' && text.starts_with('%') {
         return Ok(("%".to_owned(), rest));
     }
     let value = value.map_or_else(|| arguments.next(), Ok)?;

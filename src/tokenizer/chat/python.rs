@@ -38,8 +38,22 @@ pub(super) fn repr(value: &Value) -> Result<String, Error> {
     Ok(out)
 }
 
+/// A value of `objects`, which is no list even where it has items.
+pub(super) fn is_own(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().contains("tokenizer::chat"))
+}
+
+/// A list or a tuple; minijinja's sums and slices are lazy.
+pub(super) fn is_list(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !is_own(value)
+}
+
 fn write(value: &Value, out: &mut String) -> Result<(), Error> {
     match value.kind() {
+        // Objects know their text, where it has no address in it.
+        _ if is_own(value) => {
+            return write!(out, "{value}").map_err(|_| invalid("an object has no text"));
+        }
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
@@ -53,7 +67,7 @@ fn write(value: &Value, out: &mut String) -> Result<(), Error> {
             out.push(')');
         }
         ValueKind::String => string_repr(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.push(open);
             let mut items = 0;
@@ -69,6 +83,9 @@ fn write(value: &Value, out: &mut String) -> Result<(), Error> {
             }
             out.push(close);
         }
+        ValueKind::Map if value.as_object().is_some_and(|object| object.type_name().contains("::vm::")) => {
+            return Err(invalid("a loop has no text"));
+        }
         ValueKind::Map => {
             let named = is_namespace(value);
             out.push_str(if named { "<Namespace {" } else { "{" });
@@ -81,10 +98,6 @@ fn write(value: &Value, out: &mut String) -> Result<(), Error> {
                 write(&value.get_item(&key)?, out)?;
             }
             out.push_str(if named { "}>" } else { "}" });
-        }
-        // Objects of our own know their text; Python's would have an address in it.
-        _ if value.as_object().is_some_and(|object| object.type_name().contains("tokenizer::chat")) => {
-            let _ = write!(out, "{value}");
         }
         kind => return Err(invalid(format!("a value of type {kind} cannot be written"))),
     }
@@ -191,13 +204,43 @@ pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
+/// `str.splitlines`, with the ends of lines or without.
+pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
+    let is_end = |c: char| matches!(c, '\n'..='\r' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some((at, end)) = rest.char_indices().find(|(_, c)| is_end(*c)) {
+        let behind = rest.get(at..).unwrap_or_default();
+        let len = if behind.starts_with("\r\n") { 2 } else { end.len_utf8() };
+        lines.push(rest.get(..if keep_ends { at + len } else { at }).unwrap_or_default());
+        rest = rest.get(at + len..).unwrap_or_default();
+    }
+    lines.extend((!rest.is_empty()).then_some(rest));
+    lines
+}
+
+/// A character at the beginning of a word: of those that become several, the first is large.
+pub(super) fn title(c: char) -> String {
+    match c {
+        '\u{1c4}'..='\u{1c6}' => '\u{1c5}'.into(),
+        '\u{1c7}'..='\u{1c9}' => '\u{1c8}'.into(),
+        '\u{1ca}'..='\u{1cc}' => '\u{1cb}'.into(),
+        '\u{1f1}'..='\u{1f3}' => '\u{1f2}'.into(),
+        'ß' | 'և' | '\u{fb00}'..='\u{fb17}' => {
+            let mut upper = c.to_uppercase();
+            upper.next().into_iter().chain(upper.flat_map(char::to_lowercase)).collect()
+        }
+        c => c.to_uppercase().collect(),
+    }
+}
+
 /// How values compare in an order, if they do: numbers with numbers, strings with strings, lists with
 /// lists and tuples with tuples.
 pub(super) fn comparable(left: &Value, right: &Value) -> bool {
     let is_number = |value: &Value| matches!(value.kind(), ValueKind::Bool | ValueKind::Number);
     match (left.kind(), right.kind()) {
         (ValueKind::String, ValueKind::String) => true,
-        (ValueKind::Seq, ValueKind::Seq) if left.is_tuple() == right.is_tuple() => {
+        _ if is_list(left) && is_list(right) && left.is_tuple() == right.is_tuple() => {
             let (Ok(left), Ok(right)) = (left.try_iter(), right.try_iter()) else { return false };
             // What is equal is not compared further.
             let mut pairs = left.zip(right).skip_while(|(left, right)| left == right);

@@ -90,7 +90,7 @@ fn field(now: OffsetDateTime, letter: char, flags: Flags) -> Option<String> {
         'n' => text("\n"),
         'p' | 'P' => {
             let half = if now.hour() < 12 { "AM" } else { "PM" };
-            let lower = flags.swap || letter == 'P' && !flags.upper;
+            let lower = flags.swap || letter == 'P';
             Some(flags.padded(if lower { half.to_lowercase() } else { half.to_owned() }.as_str()))
         }
         'r' => whole("%I:%M:%S %p"),

@@ -3,7 +3,7 @@
 use minijinja::{Error, State, Value};
 
 use super::arguments::Arguments;
-use super::python::invalid;
+use super::python::{self, invalid};
 
 pub(super) fn wordwrap(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Result<Value, Error> {
     let width = args.number("width", 79)?;
@@ -19,9 +19,10 @@ pub(super) fn wordwrap(_: &mut State, value: Value, args: &mut Arguments, size: 
         return Err(invalid("wordwrap: texts with hyphens are wrapped with break_on_hyphens=false alone"));
     }
     if (text.len() as u64).saturating_mul(between.len() as u64 + 1) > size {
-        return Err(super::python::too_large());
+        return Err(python::too_large());
     }
-    let lines: Vec<String> = text.lines().map(|line| wrapped(line, width, break_long).join(between)).collect();
+    let lines = python::lines(text, false).into_iter();
+    let lines: Vec<String> = lines.map(|line| wrapped(line, width, break_long).join(between)).collect();
     Ok(lines.join(between).into())
 }
 

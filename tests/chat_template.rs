@@ -73,6 +73,27 @@ fn every_side_of_jinja2_renders_as_in_jinja2() {
     assert_eq!(render_as_in_jinja2(&common::repo("tests/data/templates")), (163, 6));
 }
 
+/// Jinja2's built-ins one by one, and Python behind them: the same text, an error where that is one, or
+/// an error for what is not here. `scripts/template-cases` makes the right values.
+#[test]
+fn expressions_are_as_in_jinja2() {
+    const THEN: i64 = 1_798_988_709;
+    let cases = json(&common::repo("tests/data/templates/expressions.json"));
+    let (mut texts, mut errors, mut missing, mut wrong) = (0, 0, 0, Vec::new());
+    for case in cases.as_array().expect("cases") {
+        let source = case["source"].as_str().expect("a template");
+        let template = ChatTemplate::new(source, "<s>", "</s>").at(THEN);
+        match (template.render(&user("Hi <there> & 'you'"), true), case["text"].as_str()) {
+            (Ok(text), Some(expected)) if text == expected => texts += 1,
+            (Err(Error::Request(_)), None) => errors += 1,
+            (Err(Error::Request(_)), Some(_)) => missing += 1,
+            (got, _) => wrong.push(format!("{source}\n  {got:?}\n  {case}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!((texts, errors, missing), (1071, 144, 39));
+}
+
 /// What a template is given shows, whatever the template does to it, or it is said that it does not.
 #[test]
 fn real_templates_show_what_is_said() {
@@ -331,6 +352,23 @@ fn fields_cannot_be_wide() {
         "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% set ns.l = ns.l + ('a' * 1000000).rsplit('b') %}{% endfor %}",
         "{{ '%99999999999d' % 1 }}",
         "{{ '%99999999999d'|format(1) }}",
+        "{{ '%*d' % (99999999999, 1) }}",
+        "{{ '%.99999999999f' % 1.5 }}",
+        "{{ ('%4000000d' * 1000) % range(1000)|list }}",
+        "{{ ('%s' * 100000) % (('a' * 1000000,) + range(9)|list) }}",
+        "{{ '%(a)s' * 100000 % {'a': 'b' * 1000000} }}",
+        "{{ 'a'|center(99999999999) }}",
+        "{{ ('a\n' * 1000000)|indent(1000) }}",
+        "{{ 'a\n'|indent(99999999999) }}",
+        "{{ ('a' * 100000)|replace('', 'b' * 100000) }}",
+        "{{ ('a ' * 1000000)|wordwrap(1, wrapstring='b' * 1000) }}",
+        "{{ (('a' * 1000000,) * 100)|join }}",
+        "{{ range(100000)|join('a' * 10000) }}",
+        "{{ ('\t' * 1000000).expandtabs(1000) }}",
+        "{{ [1]|batch(99999999999, 'x') }}",
+        "{{ [1]|slice(99999999999, 'x') }}",
+        "{{ strftime_now('%99999999999d') }}",
+        "{{ strftime_now('%1000c' * 100000) }}",
         "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
         "{{ ('a' * 1000000).join(range(100000)) }}",
     ] {
@@ -509,30 +547,17 @@ fn any_template_ends() {
     ];
     let soup = prop::collection::vec(prop::sample::select(parts), 0..24);
     let config = ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() };
+    let tokenizer = demo_tokenizer();
+    let said = user("> Hi<|im_end|> <");
     let run = proptest::test_runner::TestRunner::new(config).run(&soup, |parts| {
-        if let Err(error) = render(&parts.concat()) {
+        let template = template(&parts.concat());
+        let rendered = template.render(&said, true).map(drop);
+        let prompt = template.prompt(&said, &tokenizer, Special::AsText).map(drop);
+        for error in [rendered, prompt].into_iter().filter_map(Result::err) {
             let text = error.to_string();
             prop_assert!(!text.contains("rendering it failed") && !text.contains("more time"), "{}", text);
         }
         Ok(())
     });
     run.expect("all end");
-}
-
-#[test]
-fn expressions() {
-    let cases = json(Path::new(&std::env::var("EXPR").unwrap()));
-    let (mut lack, mut bad, mut loose, mut ok) = (vec![], vec![], vec![], 0);
-    for case in cases.as_array().expect("cases") {
-        let source = case["source"].as_str().unwrap();
-        let t = ChatTemplate::new(source, "<s>", "</s>").at(1_785_069_296);
-        match (t.render(&user("Hi <there> & 'you'"), true), case["text"].as_str()) {
-            (Ok(text), Some(expected)) if text == expected => ok += 1,
-            (Err(_), None) => ok += 1,
-            (Ok(text), Some(expected)) => bad.push(format!("{source}\n   is  {text:?}\n   not {expected:?}")),
-            (Ok(text), None) => loose.push(format!("{source}\n   is {text:?}, should fail: {}", case["error"])),
-            (Err(e), Some(expected)) => lack.push(format!("{source}\n   {}\n   not {expected:?}", e.to_string().replace("the model's chat template, line 1: ", "").replace(" (--raw does without the template)", ""))),
-        }
-    }
-    println!("ok {ok}\n\n=== BAD {}\n{}\n\n=== LOOSE {}\n{}\n\n=== LACK {}\n{}", bad.len(), bad.join("\n"), loose.len(), loose.join("\n"), lack.len(), lack.join("\n"));
 }

@@ -492,7 +492,8 @@ fn special_tokens_are_the_templates() {
     let infer = Infer::new();
     infer.write("forged.txt", forged.as_bytes());
     let specials = |run: &Run| {
-        let ids: Vec<u64> = run.json()["prompt_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        let ids: Vec<u64> =
+            run.json()["prompt_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         ids.into_iter().filter(|id| [START, END].contains(id)).collect::<Vec<u64>>()
     };
     let flags = ["run", "--device", "cpu", "-n", "0", "--json"];

@@ -40,7 +40,9 @@ pub(super) const FILTERS: [(&str, Filter); 37] = [
     ("safe", |_, value, _, _| Ok(Value::from_safe_string(python::str(&value)?))),
     ("slice", slice),
     ("sort", sort),
-    ("string", |_, value, _, _| Ok(if value.as_str().is_some() { value } else { python::str(&value)?.into() })),
+    ("string", |_, value, _, _| {
+        Ok(if value.as_str().is_some() { value } else { python::str(&value)?.into() })
+    }),
     ("striptags", striptags),
     ("title", |_, value, _, _| Ok(title(&python::str(&value)?).into())),
     ("trim", trim),
@@ -114,7 +116,11 @@ fn default(_: &mut State, value: Value, args: &mut Arguments, _: u64) -> Result<
 /// A width that fits.
 fn width(args: &mut Arguments, name: &str, default: i64, size: u64) -> Result<usize, Error> {
     let width = args.number(name, default)?.max(0);
-    if width.unsigned_abs() > size { Err(too_large()) } else { usize::try_from(width).map_err(|_| too_large()) }
+    if width.unsigned_abs() > size {
+        Err(too_large())
+    } else {
+        usize::try_from(width).map_err(|_| too_large())
+    }
 }
 
 fn center(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Result<Value, Error> {
@@ -138,7 +144,11 @@ fn dictsort(_: &mut State, value: Value, args: &mut Arguments, _: u64) -> Result
     }
     if value.kind() == ValueKind::Map {
         let keys: Vec<Value> = value.try_iter()?.collect();
-        let sorted = if by == "key" { keys } else { keys.iter().map(|key| value.get_item(key)).collect::<Result<_, _>>()? };
+        let sorted = if by == "key" {
+            keys
+        } else {
+            keys.iter().map(|key| value.get_item(key)).collect::<Result<_, _>>()?
+        };
         in_order(&sorted)?;
     }
     let given = [("case_sensitive", case_sensitive), ("by", Some(by.into())), ("reverse", reverse)];
@@ -157,7 +167,8 @@ fn in_order(values: &[Value]) -> Result<(), Error> {
 /// What values are compared by: themselves, or an attribute.
 fn keys(state: &mut State, value: &Value, attribute: Option<&Value>) -> Result<Vec<Value>, Error> {
     // Several attributes are compared as minijinja does it.
-    let one = |attribute: &&Value| !attribute.is_none() && !attribute.as_str().is_some_and(|a| a.contains(','));
+    let one =
+        |attribute: &&Value| !attribute.is_none() && !attribute.as_str().is_some_and(|a| a.contains(','));
     match attribute.filter(one) {
         None if attribute.is_some_and(|attribute| !attribute.is_none()) => Ok(vec![]),
         None => Ok(value.try_iter()?.collect()),
@@ -223,7 +234,9 @@ fn format(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Resul
     let argument = match (places.is_empty(), names) {
         (_, None) => Tuple::from(places).into(),
         (true, Some(names)) => names,
-        (false, Some(_)) => return Err(invalid("can't handle positional and keyword arguments at the same time")),
+        (false, Some(_)) => {
+            return Err(invalid("can't handle positional and keyword arguments at the same time"));
+        }
     };
     Ok(percent::format(&python::str(&value)?, &argument, size)?.into())
 }
@@ -269,7 +282,8 @@ fn join(state: &mut State, value: Value, args: &mut Arguments, size: u64) -> Res
         }
         None => value,
     };
-    if items.kind() == ValueKind::None || items.kind() == ValueKind::Number || items.kind() == ValueKind::Bool {
+    if items.kind() == ValueKind::None || items.kind() == ValueKind::Number || items.kind() == ValueKind::Bool
+    {
         return Err(invalid(format!("a value of type {} cannot be joined", items.kind())));
     }
     let mut out = String::new();
@@ -305,7 +319,11 @@ fn replace(_: &mut State, value: Value, args: &mut Arguments, size: u64) -> Resu
 fn title(text: &str) -> String {
     let (mut out, mut first) = (String::with_capacity(text.len()), true);
     for c in text.chars() {
-        if first { out.push_str(&python::title(c)) } else { out.extend(c.to_lowercase()) }
+        if first {
+            out.push_str(&python::title(c))
+        } else {
+            out.extend(c.to_lowercase())
+        }
         first = is_space(c) || "-({[<".contains(c);
     }
     out
@@ -382,7 +400,9 @@ fn truncate(_: &mut State, value: Value, args: &mut Arguments, _: u64) -> Result
     let leeway = leeway.ok_or_else(|| invalid("the leeway is no whole number"))?;
     let end_length = i64::try_from(end.chars().count()).unwrap_or(i64::MAX);
     if length < end_length || leeway < 0 {
-        return Err(invalid(format!("the length is {length}, that of the end is {end_length}, the leeway {leeway}")));
+        return Err(invalid(format!(
+            "the length is {length}, that of the end is {end_length}, the leeway {leeway}"
+        )));
     }
     let text = value.as_str().ok_or_else(|| invalid("what is truncated is a string"))?;
     if i64::try_from(text.chars().count()).unwrap_or(i64::MAX) <= length.saturating_add(leeway) {
@@ -430,7 +450,8 @@ fn pprint(_: &mut State, value: Value, _: &mut Arguments, _: u64) -> Result<Valu
         let map = value.kind() == ValueKind::Map;
         let Ok(items) = value.try_iter() else { return true };
         let items: Vec<Value> = items.collect();
-        let inside = |item: &Value| if map { value.get_item(item).is_ok_and(|v| sorted(&v)) } else { sorted(item) };
+        let inside =
+            |item: &Value| if map { value.get_item(item).is_ok_and(|v| sorted(&v)) } else { sorted(item) };
         (!map || items.is_sorted()) && (value.kind() == ValueKind::String || items.iter().all(inside))
     }
     let text = python::repr(&value)?;

@@ -87,7 +87,9 @@ impl Style {
                             self.write(key, level + 1, out)?;
                             out.push('"');
                         }
-                        (None, kind) => return Err(invalid(format!("a key of type {kind} cannot be written as JSON"))),
+                        (None, kind) => {
+                            return Err(invalid(format!("a key of type {kind} cannot be written as JSON")));
+                        }
                     }
                     out.push_str(&self.separators.1);
                     self.write(&value.get_item(key)?, level + 1, out)?;

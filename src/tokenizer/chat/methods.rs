@@ -34,7 +34,8 @@ fn of_string(text: &str, method: &str, args: &[Value], size: u64) -> Option<Resu
         "find" | "rfind" | "index" | "rindex" => place_of(text, method, args),
         "count" if args.len() > 1 => part_of(text, args).and_then(|(part, wanted, _)| {
             let part = part.ok_or_else(|| invalid("no part of the text"))?;
-            let count = if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(wanted).count() };
+            let count =
+                if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(wanted).count() };
             Ok(count.into())
         }),
         "strip" | "lstrip" | "rstrip" if args.is_empty() => Ok(match method {
@@ -44,11 +45,14 @@ fn of_string(text: &str, method: &str, args: &[Value], size: u64) -> Option<Resu
         }
         .into()),
         "join" => joined(text, args),
-        "istitle" => from_args(args).map(|()| (title(text) == *text && text.chars().any(char::is_alphabetic)).into()),
+        "istitle" => {
+            from_args(args).map(|()| (title(text) == *text && text.chars().any(char::is_alphabetic)).into())
+        }
         "isprintable" => from_args(args).map(|()| text.chars().all(is_printable).into()),
         "isidentifier" => from_args(args).map(|()| {
             let inside = |c: char| c.is_alphanumeric() || c == '_';
-            (!text.starts_with(|c: char| c.is_numeric()) && !text.is_empty() && text.chars().all(inside)).into()
+            (!text.starts_with(|c: char| c.is_numeric()) && !text.is_empty() && text.chars().all(inside))
+                .into()
         }),
         "expandtabs" => expandtabs(text, args, size),
         "isdecimal" => from_args(args).map(|()| (!text.is_empty() && text.chars().all(is_digit)).into()),

@@ -8,7 +8,9 @@ use crate::tokenizer::unicode::is_digit;
 
 pub(super) fn abs(_: &mut State, value: Value, _: &mut Arguments, _: u64) -> Result<Value, Error> {
     match (integer(&value), python::float(&value)) {
-        (Some(number), _) => number.checked_abs().map(whole).ok_or_else(|| invalid("the number is too large")),
+        (Some(number), _) => {
+            number.checked_abs().map(whole).ok_or_else(|| invalid("the number is too large"))
+        }
         (None, Some(number)) => Ok(number.abs().into()),
         (None, None) => Err(invalid(format!("a value of type {} has no absolute value", value.kind()))),
     }
@@ -28,7 +30,8 @@ fn plain(text: &str) -> Option<String> {
     let mut last = ' ';
     while let Some(c) = chars.next() {
         match c {
-            '_' if last.is_ascii_alphanumeric() && chars.peek().is_some_and(|next| next.is_alphanumeric()) => {}
+            '_' if last.is_ascii_alphanumeric()
+                && chars.peek().is_some_and(|next| next.is_alphanumeric()) => {}
             '_' => return None,
             c if !c.is_ascii() && is_digit(c) => {
                 // Digits of a script stand together in tens, the zero first.
@@ -50,7 +53,8 @@ fn parse_float(text: &str) -> Option<f64> {
     let text = plain(text)?.to_ascii_lowercase();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
     // Rust reads the same, and no other words.
-    let known = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') || ["inf", "infinity", "nan"].contains(&digits);
+    let known = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        || ["inf", "infinity", "nan"].contains(&digits);
     known.then(|| text.parse().ok()).flatten()
 }
 
@@ -98,7 +102,8 @@ pub(super) fn int(_: &mut State, value: Value, args: &mut Arguments, _: u64) -> 
     }
     let number = text.map_or_else(|| python::float(&value), parse_float);
     match number.map(f64::trunc) {
-        Some(number) if number.abs() < 1e38 => {
+        Some(number) if number.abs() < 1e38 =>
+        {
             #[allow(clippy::cast_possible_truncation, reason = "it is whole and small enough")]
             Ok(whole(number as i128))
         }
@@ -139,7 +144,12 @@ pub(super) fn round(_: &mut State, value: Value, args: &mut Arguments, _: u64) -
 }
 
 /// A number of bytes for people.
-pub(super) fn filesizeformat(_: &mut State, value: Value, args: &mut Arguments, _: u64) -> Result<Value, Error> {
+pub(super) fn filesizeformat(
+    _: &mut State,
+    value: Value,
+    args: &mut Arguments,
+    _: u64,
+) -> Result<Value, Error> {
     let binary = args.flag("binary", false)?;
     let bytes = value.as_str().map_or_else(|| number(&value), parse_float);
     let bytes = bytes.ok_or_else(|| invalid("a size is a number"))?;

@@ -208,7 +208,10 @@ impl Object for Joiner {
 }
 
 pub(super) fn joiner(separator: Option<Value>) -> Value {
-    Value::from_object(Joiner { separator: separator.unwrap_or_else(|| ", ".into()), calls: AtomicUsize::new(0) })
+    Value::from_object(Joiner {
+        separator: separator.unwrap_or_else(|| ", ".into()),
+        calls: AtomicUsize::new(0),
+    })
 }
 
 /// `x is sequence`: what has a length and items by number or key, and what is undefined.

@@ -139,7 +139,9 @@ impl Search<'_> {
             turn.content = insert(&turn.content, places(turn), marks);
         }
         match self.template.write(&turns, self.prompt) {
-            Ok(text) => Ok(take_out(&text, marks).filter(|(text, _)| text == self.text).map(|(_, ranges)| ranges)),
+            Ok(text) => {
+                Ok(take_out(&text, marks).filter(|(text, _)| text == self.text).map(|(_, ranges)| ranges))
+            }
             Err(Failure { spent: true, error }) => Err(error),
             Err(_) => Ok(None),
         }
@@ -150,7 +152,8 @@ impl Search<'_> {
         let texts = self.turns.iter().flat_map(|turn| [&*turn.role, &*turn.content]);
         let texts = texts.chain([self.text, &*self.template.source]);
         let used: HashSet<char> = texts.flat_map(str::chars).filter(|c| *c >= '\u{e000}').collect();
-        let mut free = ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
+        let mut free =
+            ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
         Some([free.next()?, free.next()?])
     }
 }

@@ -27,7 +27,8 @@ struct Arguments<'a> {
 
 impl Arguments<'_> {
     fn next(&mut self) -> Result<Value, Error> {
-        let value = self.values.get(self.next).ok_or_else(|| invalid("not enough arguments for format string"))?;
+        let value =
+            self.values.get(self.next).ok_or_else(|| invalid("not enough arguments for format string"))?;
         self.next += 1;
         Ok(value.clone())
     }
@@ -165,7 +166,8 @@ impl Spec {
                 Ok(self.number(number < 0, prefix, self.digits(digits)))
             }
             'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
-                let number = python::number(value).ok_or_else(|| invalid(format!("%{kind} takes a number")))?;
+                let number =
+                    python::number(value).ok_or_else(|| invalid(format!("%{kind} takes a number")))?;
                 let mut digits = self.float(kind.to_ascii_lowercase(), number.abs());
                 if kind.is_ascii_uppercase() {
                     digits = digits.to_uppercase();
@@ -238,7 +240,8 @@ impl Spec {
                     }
                     text.trim_end_matches('0').trim_end_matches('.').to_owned()
                 };
-                let fixed = usize::try_from(i64::try_from(precision).unwrap_or(i64::MAX) - 1 - i64::from(exponent));
+                let fixed =
+                    usize::try_from(i64::try_from(precision).unwrap_or(i64::MAX) - 1 - i64::from(exponent));
                 match fixed {
                     Ok(decimals) if exponent >= -4 => trim(format!("{number:.decimals$}")),
                     _ => format!("{}e{}", trim(digits), exponent_text(exponent)),

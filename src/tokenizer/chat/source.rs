@@ -109,7 +109,8 @@ fn literal(text: &str) -> String {
             Some('U') => digits(&mut chars, 16, 8).and_then(char::from_u32),
             Some('N') => None,
             Some(c @ '0'..='7') => {
-                chars = text.get(text.len() - chars.as_str().len() - c.len_utf8()..).unwrap_or_default().chars();
+                chars =
+                    text.get(text.len() - chars.as_str().len() - c.len_utf8()..).unwrap_or_default().chars();
                 digits(&mut chars, 8, 3).and_then(char::from_u32)
             }
             // What is no escape is what it is.
@@ -338,8 +339,12 @@ impl<'a, 'o> Tag<'a, 'o> {
             token => token,
         };
         // What follows an operand goes on with it, in brackets or behind a dot or a bar.
-        let continues = matches!(token, Token::Operator(_) | Token::Close | Token::Other(","| ":" | "." | "|"));
-        if !continues && token != Token::Other("is") && !matches!(token, Token::Other(word) if ends_expression(word)) {
+        let continues =
+            matches!(token, Token::Operator(_) | Token::Close | Token::Other("," | ":" | "." | "|"));
+        if !continues
+            && token != Token::Other("is")
+            && !matches!(token, Token::Other(word) if ends_expression(word))
+        {
             let end = self.out.len();
             if let Some(level) = self.levels.last_mut() {
                 level.term.get_or_insert(end);
@@ -601,45 +606,88 @@ fn next_token(text: &str) -> (Token<'_>, usize) {
 mod tests {
     use super::*;
 
+    /// In what is expected, `@` is the filter on operands, `@+` and `@*` those on sums and factors, `~T` that
+    /// on texts, `L1`, `R1` and `M1` those on what is compared, and `EACH` that on what a loop runs over.
     fn check(source: &str, expected: &str) {
-        let expected = expected.replace("@*", "|__factor").replace('@', "|__arg").replace("MOD", "__mod");
+        let mut expected = expected.replace("@*", "|__factor").replace("@+", "|__sum").replace('@', "|__arg");
+        for (short, filter) in [("~T", TEXT), ("EACH", EACH), ("MOD", MODULO), ("EARLIER", EARLIER)] {
+            expected = expected
+                .replace(short, &if short == "MOD" { filter.to_owned() } else { format!("|{filter}") });
+        }
+        for (short, filter) in [('L', LEFT), ('R', RIGHT), ('M', MEMBER)] {
+            for site in 1..3 {
+                expected = expected.replace(&format!("{short}{site}"), &format!("|{filter}({site})"));
+            }
+        }
         assert_eq!(prepare(source), expected, "{source}");
     }
 
     #[test]
     fn operands_are_guarded() {
-        check("{{ a ~ b }}", "{{ a@ ~ b@ }}");
-        check("{{ a.b(c)['x']|f(1) ~ -b|g -}}", "{{ a.b(c@)['x'@]|f(1@)@ ~ -b|g@ -}}");
-        check("{{ f(a + b, c) }}", "{{ f(a@ + b@, c@) }}");
-        check("{{ (a ~ b) ~ c }}", "{{ (a@ ~ b@)@ ~ c@ }}");
-        check("{{ [a] * n ~ '' }}", "{{ [a@]@* * n@* ~ ''@ }}");
+        check("{{ a - b }}", "{{ a@ - b@ }}");
+        check("{{ a.b(c)['x']|f(1) - -b|g -}}", "{{ a.b(c@)['x'@]|f(1@)@ - -b|g@ -}}");
+        check("{{ f(a + b, c) }}", "{{ f(a@+ + b@+, c@) }}");
+        check("{{ (a + b) - c }}", "{{ (a@+ + b@+)@ - c@ }}");
+        check("{{ [a] * n - '' }}", "{{ [a@]@* * n@* - ''@ }}");
         check("{{ -1 }}{{ x[-1:] }}{{ x[::-1] }}", "{{ -1 }}{{ x[-1@:] }}{{ x[::-1@] }}");
-        check("{{ {'a': b ~ c, 'd': {}} }}", "{{ {'a'@: b@ ~ c@, 'd'@: {}} }}");
+        check("{{ {'a': b - c, 'd': {}} }}", "{{ {'a'@: b@ - c@, 'd'@: {}} }}");
         check("{{ f(a, b=c, *d)|g(x)[y] }}", "{{ f(a@, b=c@, *d@)|g(x@)[y@] }}");
-        check("{{ a ~ b if c == d else e }}", "{{ a@ ~ b@ if c@ == d@ else e }}");
+        check("{{ a - b if c == d else e }}", "{{ a@ - b@ if c@ == d@ else e }}");
         check("{{ a == b is defined }}", "{{ a@ == b is defined@ }}");
     }
 
     #[test]
+    fn what_is_joined_is_a_text() {
+        check("{{ a ~ b }}", "{{ (a@)~T ~ (b@)~T }}");
+        check("{{ a ~ b * c ~ -d.e(f)|g }}", "{{ (a@)~T ~ (b@* * c@*)~T ~ (-d.e(f@)|g@)~T }}");
+        check("{{ (a ~ b) ~ c + d }}", "{{ (((a@)~T ~ (b@)~T)@)~T ~ (c@+)~T + d@+ }}");
+        check("{{ [a ~ b, c] if not d ~ e }}", "{{ [(a@)~T ~ (b@)~T, c@] if not (d@)~T ~ (e@)~T }}");
+    }
+
+    #[test]
+    fn what_is_compared_is_seen_in_pairs() {
+        check("{{ a < b }}", "{{ (a@)L1 < (b@)R1 }}");
+        check("{{ a < b <= c }}", "{{ (a@)L1 < (b@)R1L2 <= (c@)R2 }}");
+        check("{{ a + b > c and d }}", "{{ (a@+ + b@+)L1 > (c@)R1 and d }}");
+        check("{{ a not in b == c }}", "{{ (a@)L1 not in (b@)M1 == c@ }}");
+        check("{{ f(a < b) }}{{ a in b }}", "{{ f((a@)L1 < (b@)R1) }}{{ (a@)L2 in (b@)M2 }}");
+    }
+
+    #[test]
     fn statements_stay_what_they_are() {
-        check("{% for a in b if a in c %}", "{% for a in b if a@ in c@ %}");
-        check("{% for k, v in x + y recursive %}", "{% for k, v in x@ + y@ recursive %}");
-        check("{% if a not in b and c is not none %}", "{% if a@ not in b@ and c is not none %}");
-        check("{%- set x.y = x.if ~ 1.5 -%}", "{%- set x.y = x.if@ ~ 1.5@ -%}");
+        check("{% for a in b if a in c %}", "{% for a in (b)EACH if (a@)L1 in (c@)M1 %}");
+        check("{% for k, v in x + y recursive %}", "{% for k, v in (x@+ + y@+)EACH recursive %}");
+        check("{%- for a in b or (c if d else e) -%}", "{%- for a in (b or (c if d else e))EACH -%}");
+        check("{% if a not in b and c is not none %}", "{% if (a@)L1 not in (b@)M1 and c is not none %}");
+        check("{%- set x.y = x.if - 1.5 -%}", "{%- set x.y = x.if@ - 1.5@ -%}");
         check("{% if x is in [1, (2, 3)] %}", "{% if x is in [1@, (2, 3)@] %}");
         check(
-            "{% for (a, b) in c %}{% set (a, b) = c, d ~ e %}",
-            "{% for (a, b) in c %}{% set (a, b) = c, d@ ~ e@ %}",
+            "{% for (a, b) in c %}{% set (a, b) = c, d - e %}",
+            "{% for (a, b) in (c)EACH %}{% set (a, b) = c, d@ - e@ %}",
         );
-        check("{{ 1.5e-7 + 2E+3 - 4e-x }}", "{{ 1.5e-7@ + 2E+3@ - 4e@-x@ }}");
+        check("{{ 1.5e-7 + 2E+3 - 4e-x }}", "{{ 1.5e-7@+ + 2E+3@+ - 4e@-x@ }}");
         check("{% call(x) f(a) %}", "{% call(x) f(a) %}");
-        check("{% macro f(a, b='x' + 'y') %}", "{% macro f(a, b='x'@ + 'y'@) %}");
+        let none = "{% set varargs = () %}{% set kwargs = {}";
+        check("{% macro f(a, b='x' + 'y') %}", &format!("{{% macro f(a, b='x'@+ + 'y'@+) %}}{none} %}}"));
+        check("{% macro f(a, b=a.x) -%}", &format!("{{% macro f(a, b=(aEARLIER).x) %}}{none} -%}}"));
+    }
+
+    #[test]
+    fn strings_and_numbers_are_pythons() {
+        check("a\r\nb\rc", "a\nb\nc");
+        check(r"{{ 'a\x41\101\'\\\q\n' }}", "{{ 'aAA\\'\\\\\\\\q\n' }}");
+        check("{{ '\\u00e9\\U0001F600\\\n' }}", "{{ 'é\u{1f600}' }}");
+        check(
+            r"{{ '\ud83d' }}{{ '\N{BULLET}' }}{{ '\x4' }}",
+            r"{{ '\uzzzz' }}{{ '\uzzzz{BULLET}' }}{{ '\uzzzz' }}",
+        );
+        check("{{ 012 }}{{ 1. }}{{ 00 }}{{ 1.5 }}", "{{ 0 12 }}{{ 1 . }}{{ 00 }}{{ 1.5 }}");
     }
 
     #[test]
     fn modulo_becomes_a_filter() {
         check("{{ '%s' % x }}", "{{ '%s'|MOD(  x) }}");
-        check("{{ '%s-%s' % (a, b ~ c) ~ d }}", "{{ '%s-%s'|MOD(  (a, b@ ~ c@))@ ~ d@ }}");
+        check("{{ '%s-%s' % (a, b - c) - d }}", "{{ '%s-%s'|MOD(  (a, b@ - c@))@ - d@ }}");
         check("{{ (loop.index0 % 2 == 0) }}", "{{ (loop.index0|MOD(  2)@ == 0@) }}");
         check("{{ a * b % c }}", "{{ a@* * b@* % c@* }}");
         check("{% if a %}b{% endif %}", "{% if a %}b{% endif %}");
@@ -649,11 +697,11 @@ mod tests {
     fn text_comments_and_raw_blocks_stay() {
         check("a ~ b {# c ~ d #} e", "a ~ b {# c ~ d #} e");
         check(
-            "{% raw %}{{ a ~ b }}{% endraw %}{{ '}}' ~ c }}",
-            "{% raw %}{{ a ~ b }}{% endraw %}{{ '}}'@ ~ c@ }}",
+            "{% raw %}{{ a - b }}{% endraw %}{{ '}}' - c }}",
+            "{% raw %}{{ a - b }}{% endraw %}{{ '}}'@ - c@ }}",
         );
-        check("{{ 'it\\'s' ~ \"%}\" }}", "{{ 'it\\'s'@ ~ \"%}\"@ }}");
-        check("{{ a ~", "{{ a@ ~");
+        check("{{ 'it\\'s' - \"%}\" }}", "{{ 'it\\'s'@ - \"%}\"@ }}");
+        check("{{ a -", "{{ a@ -");
     }
 
     #[test]

@@ -304,7 +304,11 @@ fn typed_parts_are_given_where_a_text_is_lost() {
 
 #[test]
 fn a_message_that_does_not_show_is_an_error() {
-    refuses("[user][assistant]", &[("user", "user")], "leaves out what the user says");
+    refuses(
+        "[user]{{ messages[0].contents }}[assistant]",
+        &[("user", "user")],
+        "leaves out what the user says",
+    );
     refuses("{% for m in messages %}{{ m.contents }}{% endfor %}", &[("user", "a")], "leaves out");
     let no_system = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}";
     refuses(no_system, &[("system", "s"), ("user", "u")], "leaves out what the system says");
@@ -329,6 +333,10 @@ fn whatever_is_made_of_a_message_it_shows() {
         ("[no]", "  ", "[no]"),
         ("[{{ messages[0].content|tojson }}]", "\"x\"", "[\"\\\"x\\\"\"]"),
         ("[{{ messages[0].content }}]", "x", "[x]"),
+        ("[{{ messages[0].content|length }}]", "abc", "[3]"),
+        ("[{{ messages[0].content|wordcount }}]", "ab cd", "[2]"),
+        // A template that asks for no message leaves none out.
+        ("[{{ messages|length }}]", "abc", "[1]"),
         ("[{{ 'long' if messages[0].content > 'm' else 'short' }}]", "a", "[short]"),
     ] {
         reads(source, &[("user", said)], expected);

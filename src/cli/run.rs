@@ -35,11 +35,11 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true,
           value_parser = common::count::<usize>)]
     tokens: Option<usize>,
-    /// Continue the prompt as it is: no chat template
+    /// Continue the prompt as it is: no chat template, and special tokens in it are the tokens
     #[arg(long, conflicts_with = "system")]
     raw: bool,
-    /// Take special tokens such as <|im_end|> in the prompt and in messages as the tokens; without
-    /// it they are text, but where there is no template
+    /// Take the text of a special token (<|im_end|>, say) in a message as the token; without this flag it is
+    /// text, and only the chat template writes special tokens
     #[arg(long)]
     special: bool,
     /// A system message for the chat template

@@ -18,7 +18,7 @@ impl Arguments {
             _ => (args, &[][..]),
         };
         let (names,) = from_args::<(Kwargs,)>(named)?;
-        Ok(Arguments { places: places.to_vec().into_iter(), names })
+        Ok(Arguments { places: Vec::from(places).into_iter(), names })
     }
 
     /// The next parameter's, if it is given.

@@ -182,7 +182,7 @@ fn affix_of_part(text: &str, prefix: bool, args: &[Value]) -> Result<Value, Erro
 
 /// The part of a text from one character to another, as slices have them, with the number of
 /// characters before it; none where it begins behind the text.
-fn cut<'a>(text: &'a str, start: Option<i64>, end: Option<i64>) -> Option<(&'a str, usize)> {
+fn cut(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(&str, usize)> {
     let len = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
     let place = |at: i64| {
         usize::try_from(if at < 0 { at.saturating_add(len) } else { at }.clamp(0, len)).unwrap_or(0)

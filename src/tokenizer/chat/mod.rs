@@ -18,6 +18,7 @@ mod percent;
 mod python;
 mod source;
 mod strftime;
+mod token;
 mod turns;
 mod wrap;
 

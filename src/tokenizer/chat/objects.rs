@@ -119,21 +119,28 @@ impl Object for View {
 
 /// A dictionary's method, if it is one of these.
 pub(super) fn of_map(map: &Value, method: &str) -> Option<Result<Value, Error>> {
-    let value = |key: &Value| map.get_item(key);
-    let (name, item): (_, &dyn Fn(&Value) -> Result<Value, Error>) = match method {
-        "keys" => ("dict_keys", &|key| Ok(key.clone())),
-        "values" => ("dict_values", &value),
-        "items" => ("dict_items", &|key| Ok(Tuple::from([key.clone(), value(key)?]).into())),
-        "copy" => ("dict", &value),
+    let name = match method {
+        "keys" => "dict_keys",
+        "values" => "dict_values",
+        "items" => "dict_items",
+        "copy" => "dict",
         _ => return None,
     };
-    Some(map.try_iter().and_then(|keys| {
-        let keys: Vec<Value> = keys.collect();
-        let items = keys.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    let item = |key: Value| {
+        let value = map.get_item(&key)?;
         Ok(match name {
-            "dict" => Value::from_pairs(keys.into_iter().zip(items)),
-            _ => Value::from_object(View { name, items }),
+            "dict_keys" => key,
+            "dict_values" => value,
+            _ => Tuple::from([key, value]).into(),
         })
+    };
+    let items = map.try_iter().and_then(|keys| keys.map(item).collect::<Result<Vec<Value>, Error>>());
+    Some(items.and_then(|items| match name {
+        "dict" => {
+            let pair = |item: &Value| Ok((item.get_item_by_index(0)?, item.get_item_by_index(1)?));
+            Ok(Value::from_pairs(items.iter().map(pair).collect::<Result<Vec<_>, Error>>()?))
+        }
+        _ => Ok(Value::from_object(View { name, items })),
     }))
 }
 

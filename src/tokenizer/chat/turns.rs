@@ -1,9 +1,10 @@
 //! How a template takes what is said: as a text, or as a list of typed parts; and whether it shows.
 //!
 //! A template that wants typed parts and is given a text often writes nothing at all, and the
-//! question is lost. A message shows if the rendering changes with it: with other
-//! characters in its place, as many of them. So a template may trim a message, change it or cut
-//! thoughts off; what it may not do is leave it out.
+//! question is lost. A message shows if the rendering changes with its words: with other
+//! characters in their places, as many of them. So a template may trim a message, change it or cut
+//! thoughts off. Where a text does not show, typed parts may; where they do not either, a template
+//! may still count words or letters, or ask for no message at all. What is left is an error.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ pub(super) struct Turn {
     pub(super) content: String,
     /// `[{"type": "text", "text": content}]` in the place of the text.
     typed: bool,
-    /// A key more in the typed part: who sees it writes a part out as it is.
+    /// A key more in the typed part: who shows it writes a part out as it is.
     odd: bool,
 }
 
@@ -52,7 +53,51 @@ impl Turn {
             c if c.is_whitespace() => c,
             _ => 'x',
         };
-        Turn { content: self.content.chars().map(other).collect(), odd: true, ..self.clone() }
+        Turn { content: self.content.chars().map(other).collect(), ..self.clone() }
+    }
+
+    fn says_something(&self) -> bool {
+        !self.content.trim().is_empty()
+    }
+}
+
+/// A conversation, and the template that is to render it.
+struct Trial<'a> {
+    template: &'a ChatTemplate,
+    turns: &'a [Turn],
+    prompt: bool,
+}
+
+impl Trial<'_> {
+    /// Whether the rendering changes if this is done to a role's last message. A template that refuses
+    /// what comes of it has looked at it.
+    fn changes(&self, text: &str, role: &str, change: impl Fn(&Turn) -> Turn) -> Result<bool> {
+        let mut others = self.turns.to_vec();
+        let last = others.iter_mut().rfind(|turn| turn.role == role && turn.says_something());
+        if let Some(turn) = last {
+            *turn = change(turn);
+        }
+        match self.template.write(&others, self.prompt) {
+            Ok(other) => Ok(other != text),
+            Err(Failure { spent: true, error }) => Err(error),
+            Err(_) => Ok(true),
+        }
+    }
+
+    /// Whether the words of a role's last message show.
+    fn shows(&self, text: &str, role: &str) -> Result<bool> {
+        self.changes(text, role, Turn::disguised)
+    }
+
+    /// Whether it shows how many there are.
+    fn counts(&self, text: &str, role: &str) -> Result<bool> {
+        let more = |turn: &Turn| Turn { content: format!("{} x", turn.content), ..turn.clone() };
+        self.changes(text, role, more)
+    }
+
+    /// Whether a part is written out as it is, key by key.
+    fn is_copied(&self, text: &str, role: &str) -> Result<bool> {
+        self.changes(text, role, |turn| Turn { odd: true, ..turn.clone() })
     }
 }
 
@@ -65,51 +110,56 @@ pub(super) fn shown(
     messages: &[Message],
     prompt: bool,
 ) -> Result<(Vec<Turn>, String)> {
-    let mut turns: Vec<Turn> = messages.iter().map(Turn::from).collect();
+    let turns: Vec<Turn> = messages.iter().map(Turn::from).collect();
+    let roles: BTreeSet<&str> = messages
+        .iter()
+        .zip(&turns)
+        .filter(|(_, turn)| turn.says_something())
+        .map(|(m, _)| &*m.role)
+        .collect();
     let as_text = template.write(&turns, prompt);
-    let lost: BTreeSet<String> = match &as_text {
-        Ok(text) => lost(template, &turns, text, prompt)?,
-        Err(Failure { spent: false, .. }) => turns.iter().map(|turn| turn.role.clone()).collect(),
-        Err(_) => BTreeSet::new(),
-    };
-    let left_out = match as_text {
-        Ok(text) if lost.is_empty() => return Ok((turns, text)),
-        Ok(_) => {
-            let roles: Vec<&str> = lost.iter().map(String::as_str).collect();
-            Error::Request(format!(
-                "the model's chat template leaves out what the {} says (--raw does without the template)",
-                roles.join(" and the ")
-            ))
+    let trial = Trial { template, turns: &turns, prompt };
+    let mut unseen = Vec::new();
+    for role in roles {
+        match &as_text {
+            Ok(text) if trial.shows(text, role)? => {}
+            Ok(_) | Err(Failure { spent: false, .. }) => unseen.push(role),
+            Err(_) => {}
         }
-        Err(failure) => failure.error,
+    }
+    let as_text = match as_text {
+        Ok(text) if unseen.is_empty() => return Ok((turns, text)),
+        other => other,
     };
-    for turn in turns.iter_mut().filter(|turn| lost.contains(&turn.role)) {
+    let mut typed = turns.clone();
+    for turn in typed.iter_mut().filter(|turn| unseen.contains(&&*turn.role)) {
         turn.typed = true;
     }
-    match template.write(&turns, prompt) {
-        Ok(text) if self::lost(template, &turns, &text, prompt)?.is_empty() => Ok((turns, text)),
-        _ => Err(left_out),
-    }
-}
-
-/// The roles whose last message does not show.
-fn lost(template: &ChatTemplate, turns: &[Turn], text: &str, prompt: bool) -> Result<BTreeSet<String>> {
-    let says_something = |turn: &&Turn| !turn.content.trim().is_empty();
-    let roles: BTreeSet<&str> = turns.iter().filter(says_something).map(|turn| &*turn.role).collect();
-    let mut lost = BTreeSet::new();
-    for role in roles {
-        let of_role = |turn: &Turn| turn.role == role && says_something(&turn);
-        let Some(last) = turns.iter().rposition(of_role) else { continue };
-        let mut others = turns.to_vec();
-        others[last] = others[last].disguised();
-        match template.write(&others, prompt) {
-            Ok(other) if other == text || other.contains(ODD) && !text.contains(ODD) => {
-                lost.insert(role.to_owned());
+    if let Ok(text) = template.write(&typed, prompt) {
+        let trial = Trial { template, turns: &typed, prompt };
+        let mut still = Vec::new();
+        for role in &unseen {
+            if !trial.shows(&text, role)? || trial.is_copied(&text, role)? {
+                still.push(*role);
             }
-            // A template that refuses other words has looked at these.
-            Ok(_) | Err(Failure { spent: false, .. }) => {}
-            Err(failure) => return Err(failure.error),
+        }
+        if still.is_empty() {
+            return Ok((typed, text));
         }
     }
-    Ok(lost)
+    let text = as_text.map_err(|failure| failure.error)?;
+    let mut lost = Vec::new();
+    for role in unseen {
+        if !trial.counts(&text, role)? {
+            lost.push(role);
+        }
+    }
+    // A template that asks for no message's text has none to leave out.
+    if lost.is_empty() || !template.source.contains("content") {
+        return Ok((turns, text));
+    }
+    Err(Error::Request(format!(
+        "the model's chat template leaves out what the {} says (--raw does without the template)",
+        lost.join(" and the ")
+    )))
 }

@@ -36,6 +36,12 @@ fn user(text: &str) -> Vec<Message> {
     vec![Message { role: "user".to_owned(), content: text.to_owned() }]
 }
 
+/// The tokenizer of the model that is part of the program.
+fn demo_tokenizer() -> Tokenizer {
+    let file = File::open(&common::repo("assets/demo.gguf")).expect("a model");
+    Tokenizer::from_file(&file).expect("a tokenizer")
+}
+
 /// 26 July 2026, noon.
 const DAY: i64 = 1_785_067_200;
 
@@ -65,6 +71,50 @@ fn real_templates_render_as_in_jinja2() {
 #[test]
 fn every_side_of_jinja2_renders_as_in_jinja2() {
     assert_eq!(render_as_in_jinja2(&common::repo("tests/data/templates")), (163, 6));
+}
+
+/// Jinja2's built-ins one by one, and Python behind them: the same text, an error where that is one, or
+/// an error for what is not here. `scripts/template-cases` makes the right values.
+#[test]
+fn expressions_are_as_in_jinja2() {
+    const THEN: i64 = 1_798_988_709;
+    let cases = json(&common::repo("tests/data/templates/expressions.json"));
+    let (mut texts, mut errors, mut missing, mut wrong) = (0, 0, 0, Vec::new());
+    for case in cases.as_array().expect("cases") {
+        let source = case["source"].as_str().expect("a template");
+        let template = ChatTemplate::new(source, "<s>", "</s>").at(THEN);
+        match (template.render(&user("Hi <there> & 'you'"), true), case["text"].as_str()) {
+            (Ok(text), Some(expected)) if text == expected => texts += 1,
+            (Err(Error::Request(_)), None) => errors += 1,
+            (Err(Error::Request(_)), Some(_)) => missing += 1,
+            (got, _) => wrong.push(format!("{source}\n  {got:?}\n  {case}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!((texts, errors, missing), (1071, 144, 39));
+}
+
+/// What a template is given shows, whatever the template does to it, or it is said that it does not.
+#[test]
+fn real_templates_show_what_is_said() {
+    let Some(dir) = shared("templates") else { return };
+    let tokenizer = demo_tokenizer();
+    let cases = json(&dir.join("cases.json"));
+    let (mut texts, mut left_out) = (0, Vec::new());
+    for case in cases.as_array().expect("cases").iter().filter(|case| case["add_generation_prompt"] == true) {
+        let field = |key: &str| case[key].as_str().expect("a string");
+        let Some(expected) = case["text"].as_str() else { continue };
+        let source = std::fs::read_to_string(dir.join(field("template"))).expect("a template");
+        let template = ChatTemplate::new(&source, field("bos_token"), field("eos_token")).at(DAY);
+        match template.prompt(&messages(&case["messages"]), &tokenizer, Special::AsText) {
+            Ok(rendered) => {
+                assert_eq!(rendered.text, expected, "{} / {}", field("template"), field("talk"));
+                texts += 1;
+            }
+            Err(e) => left_out.push(format!("{} / {}: {e}", field("template"), field("talk"))),
+        }
+    }
+    assert_eq!((texts, left_out.len()), (270, 0), "{}", left_out.join("\n"));
 }
 
 /// Renders the cases of a folder: how many gave a text and how many an error, all as expected.
@@ -302,6 +352,23 @@ fn fields_cannot_be_wide() {
         "{% set ns = namespace(l=[]) %}{% for i in range(90000) %}{% set ns.l = ns.l + ('a' * 1000000).rsplit('b') %}{% endfor %}",
         "{{ '%99999999999d' % 1 }}",
         "{{ '%99999999999d'|format(1) }}",
+        "{{ '%*d' % (99999999999, 1) }}",
+        "{{ '%.99999999999f' % 1.5 }}",
+        "{{ ('%4000000d' * 1000) % range(1000)|list }}",
+        "{{ ('%s' * 100000) % (('a' * 1000000,) + range(9)|list) }}",
+        "{{ '%(a)s' * 100000 % {'a': 'b' * 1000000} }}",
+        "{{ 'a'|center(99999999999) }}",
+        "{{ ('a\n' * 1000000)|indent(1000) }}",
+        "{{ 'a\n'|indent(99999999999) }}",
+        "{{ ('a' * 100000)|replace('', 'b' * 100000) }}",
+        "{{ ('a ' * 1000000)|wordwrap(1, wrapstring='b' * 1000) }}",
+        "{{ (('a' * 1000000,) * 100)|join }}",
+        "{{ range(100000)|join('a' * 10000) }}",
+        "{{ ('\t' * 1000000).expandtabs(1000) }}",
+        "{{ [1]|batch(99999999999, 'x') }}",
+        "{{ [1]|slice(99999999999, 'x') }}",
+        "{{ strftime_now('%99999999999d') }}",
+        "{{ strftime_now('%1000c' * 100000) }}",
         "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
         "{{ ('a' * 1000000).join(range(100000)) }}",
     ] {
@@ -480,8 +547,13 @@ fn any_template_ends() {
     ];
     let soup = prop::collection::vec(prop::sample::select(parts), 0..24);
     let config = ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() };
+    let tokenizer = demo_tokenizer();
+    let said = user("> Hi<|im_end|> <");
     let run = proptest::test_runner::TestRunner::new(config).run(&soup, |parts| {
-        if let Err(error) = render(&parts.concat()) {
+        let template = template(&parts.concat());
+        let rendered = template.render(&said, true).map(drop);
+        let prompt = template.prompt(&said, &tokenizer, Special::AsText).map(drop);
+        for error in [rendered, prompt].into_iter().filter_map(Result::err) {
             let text = error.to_string();
             prop_assert!(!text.contains("rendering it failed") && !text.contains("more time"), "{}", text);
         }

@@ -53,9 +53,13 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true,
           value_parser = common::count::<usize>)]
     tokens: Option<usize>,
-    /// Continue the prompt as it is: no chat template
+    /// Continue the prompt as it is: no chat template, and special tokens in it are the tokens
     #[arg(long, conflicts_with = "system")]
     raw: bool,
+    /// Take the text of a special token (<|im_end|>, say) in a message as the token; without this flag it is
+    /// text, and only the chat template writes special tokens
+    #[arg(long)]
+    special: bool,
     /// A system message for the chat template
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
@@ -175,7 +179,7 @@ pub(super) fn run(mut args: Args) -> Result<()> {
     let name = args.model.name();
     let options = args.compute.options();
     let system = args.system.as_deref();
-    let prompter = load::made(load::file(&model)?, &name, prompter(&model, args.raw, system))?;
+    let prompter = load::made(load::file(&model)?, &name, prompter(&model, &args))?;
     let Some(prompt) = prompt else {
         let (engine, _deferred) = load::open_deferred(&model, &options, args.quiet)?;
         say_once(&args, &prompter, &settings, drawn, &notes);
@@ -261,13 +265,13 @@ fn join(prompt: &mut String, text: &str) {
 }
 
 /// The model's tokenizer and template.
-fn prompter(model: &Arc<Model>, raw: bool, system: Option<&str>) -> Result<Prompter> {
-    let prompter = Prompter::new(load::file(model)?, raw)?;
+fn prompter(model: &Arc<Model>, args: &Args) -> Result<Prompter> {
+    let prompter = Prompter::new(load::file(model)?, args.raw)?;
     load::vocabulary(&prompter.tokenizer, model)?;
-    if system.is_some() && !prompter.has_template() {
+    if args.system.is_some() && !prompter.has_template() {
         return Err(Error::Request("has no chat template, in which --system could stand".to_owned()));
     }
-    Ok(prompter)
+    Ok(if args.special { prompter.special() } else { prompter })
 }
 
 fn ids(prompter: &Prompter, system: Option<&str>, prompt: String) -> Result<Vec<u32>> {

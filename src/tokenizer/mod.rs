@@ -27,10 +27,12 @@ mod stream;
 mod unicode;
 mod vocab;
 
+use std::ops::Range;
+
 use crate::gguf::{File, shown};
 use crate::{Error, Result};
 use bpe::Bpe;
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Message, Rendered};
 pub use made_up::made_up;
 use special::{Part, Specials};
 use spm::Spm;
@@ -42,7 +44,7 @@ use vocab::{Model, Vocab, damaged, flag};
 pub enum Special {
     /// The token: for text that a template has made.
     Recognise,
-    /// Nothing special: for text that a stranger has written.
+    /// Nothing special: for text that somebody has written.
     AsText,
 }
 
@@ -137,12 +139,27 @@ impl Tokenizer {
     /// [`Error::Request`] for a text of more than 4 GiB, or with a byte that the vocabulary
     /// cannot write.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        let plain = if special == Special::Recognise { 0..0 } else { 0..text.len() };
+        self.encode_parts(text, std::slice::from_ref(&plain))
+    }
+
+    /// The ids of a conversation, and nothing added. What is not recognised as a special token is
+    /// one stretch of text with its neighbours.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>> {
+        self.encode_parts(&rendered.text, &rendered.plain)
+    }
+
+    /// `plain`: where no special tokens are recognised but those that always are, in order.
+    fn encode_parts(&self, text: &str, plain: &[Range<usize>]) -> Result<Vec<u32>> {
         if u32::try_from(text.len()).is_err() {
             return Err(Error::Request("the text is longer than 4 GiB".to_owned()));
         }
         let mut ids = Vec::new();
         let mut first = true;
-        for part in self.specials.cut(text, special == Special::Recognise) {
+        for part in self.specials.cut(text, plain) {
             match (part, &self.scheme) {
                 (Part::Token(id), _) => ids.push(id),
                 (Part::Text(text), Scheme::Bpe(bpe)) => bpe.encode(text, &mut ids)?,

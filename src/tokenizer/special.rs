@@ -24,6 +24,13 @@ pub(super) enum Part<'a> {
     Token(u32),
 }
 
+/// The text of a special token in a text.
+pub(super) struct Found {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) id: u32,
+}
+
 struct Entry {
     text: Box<str>,
     id: u32,
@@ -80,11 +87,14 @@ impl Specials {
         Specials { entries, starts }
     }
 
-    /// Cuts a text at its special tokens: at all of them, or at the user's own alone.
-    pub(super) fn cut<'a>(&self, text: &'a str, recognise: bool) -> Vec<Part<'a>> {
+    /// Cuts a text at its special tokens: at the user's own everywhere, at the others where they do not
+    /// reach into one of these ranges, which are in order.
+    pub(super) fn cut<'a>(&self, text: &'a str, plain: &[Range<usize>]) -> Vec<Part<'a>> {
         let bytes = text.as_bytes();
         let waiting = |at: usize, room: usize| -> Option<Waiting> {
-            let index = self.longest(&bytes[at..at + room], recognise)?;
+            let next = plain.get(plain.partition_point(|range| range.end <= at));
+            let free = next.map_or(room, |range| range.start.saturating_sub(at));
+            let index = self.longest(&bytes[at..at + room], free)?;
             let entry = &self.entries[index];
             Some((entry.text.len(), Reverse(entry.id), Reverse(at), index))
         };
@@ -123,24 +133,66 @@ impl Specials {
         parts
     }
 
-    /// The longest entry with which a text begins.
-    fn longest(&self, text: &[u8], recognise: bool) -> Option<usize> {
-        let mut range = self.starts[usize::from(*text.first()?)].clone();
-        let (mut depth, mut found) = (1, None);
-        // All entries of the range agree with the text in their first `depth` bytes.
-        while !range.is_empty() {
-            let same = self.entries[range.clone()].iter().take_while(|e| e.text.len() == depth).count();
-            let allowed = |i: &usize| recognise || self.entries[*i].always;
-            found = (range.start..range.start + same).find(allowed).or(found);
-            range.start += same;
-            let Some(next) = text.get(depth) else { break };
-            let part = &self.entries[range.clone()];
-            let low = part.partition_point(|e| e.text.as_bytes()[depth] < *next);
-            let high = part.partition_point(|e| e.text.as_bytes()[depth] <= *next);
-            range = range.start + low..range.start + high;
-            depth += 1;
+    /// Where in a text special tokens begin that are not recognised in any text, and the end of the
+    /// shortest there. `counts`: whether a token is looked for.
+    pub(super) fn begin<'a>(
+        &'a self,
+        text: &'a str,
+        counts: impl Fn(u32) -> bool + 'a,
+    ) -> impl Iterator<Item = Found> + 'a {
+        (0..text.len()).filter_map(move |at| {
+            let here = text.as_bytes().get(at..).unwrap_or(&[]);
+            let mut entries = self.at(here).map(|index| &self.entries[index]);
+            let entry = entries.find(|entry| !entry.always && counts(entry.id))?;
+            Some(Found { start: at, end: at + entry.text.len(), id: entry.id })
+        })
+    }
+
+    /// Whether a token that is not recognised in any text could begin before this one and end in it
+    /// or behind it, and whether one could begin in it and end behind it.
+    pub(super) fn reach_into(&self, text: &str) -> (bool, bool) {
+        let text = text.as_bytes();
+        let tokens = || self.entries.iter().filter(|entry| !entry.always).map(|entry| entry.text.as_bytes());
+        let ends = |part: &[u8]| text.starts_with(part) || part.starts_with(text);
+        let before = tokens().any(|token| (1..token.len()).any(|at| ends(&token[at..])));
+        let behind = tokens().any(|token| (1..token.len()).any(|at| text.ends_with(&token[..at])));
+        (before, behind)
+    }
+
+    /// The longest entry with which a text begins: of those that are not recognised in any text,
+    /// the longest of at most `free` bytes.
+    fn longest(&self, text: &[u8], free: usize) -> Option<usize> {
+        let fits = |entry: &Entry| entry.always || entry.text.len() <= free;
+        let mut found: Option<usize> = None;
+        for index in self.at(text).filter(|index| fits(&self.entries[*index])) {
+            // Of two with the same text, the first.
+            if found.is_none_or(|found| self.entries[found].text.len() < self.entries[index].text.len()) {
+                found = Some(index);
+            }
         }
         found
+    }
+
+    /// All entries with which a text begins, the shortest first.
+    fn at<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+        let mut range = text.first().map_or(0..0, |first| self.starts[usize::from(*first)].clone());
+        let mut depth = 1;
+        // All entries of the range agree with the text in their first `depth` bytes.
+        std::iter::from_fn(move || {
+            while !range.is_empty() {
+                if self.entries[range.start].text.len() == depth {
+                    range.start += 1;
+                    return Some(range.start - 1);
+                }
+                let next = *text.get(depth)?;
+                let part = &self.entries[range.clone()];
+                let low = part.partition_point(|e| e.text.as_bytes()[depth] < next);
+                let high = part.partition_point(|e| e.text.as_bytes()[depth] <= next);
+                range = range.start + low..range.start + high;
+                depth += 1;
+            }
+            None
+        })
     }
 }
 
@@ -155,22 +207,31 @@ mod tests {
     use super::*;
 
     /// What is meant: one token after another, each looked for in all that is left.
-    fn one_by_one<'a>(specials: &Specials, text: &'a str, recognise: bool) -> Vec<Part<'a>> {
-        let mut order: Vec<&Entry> = specials.entries.iter().filter(|e| recognise || e.always).collect();
+    fn one_by_one<'a>(specials: &Specials, text: &'a str, plain: &Range<usize>) -> Vec<Part<'a>> {
+        let mut order: Vec<&Entry> = specials.entries.iter().collect();
         order.sort_by_key(|e| (Reverse(e.text.len()), e.id));
         let mut parts = vec![Part::Text(text)];
         for entry in order {
             let mut out = Vec::new();
             for part in parts {
-                let Part::Text(mut text) = part else {
+                let Part::Text(part) = part else {
                     out.push(part);
                     continue;
                 };
-                while let Some((before, after)) = text.split_once(&*entry.text) {
-                    out.extend([Part::Text(before), Part::Token(entry.id)]);
-                    text = if entry.strips { after.trim_start_matches([' ', '\n']) } else { after };
+                let (mut done, mut from) = (0, 0);
+                while let Some(at) = part[from..].find(&*entry.text).map(|at| from + at) {
+                    let start = part.as_ptr() as usize - text.as_ptr() as usize + at;
+                    let plain = plain.start < start + entry.text.len() && start < plain.end;
+                    if plain && !entry.always {
+                        from = at + entry.text.chars().next().map_or(1, char::len_utf8);
+                        continue;
+                    }
+                    out.extend([Part::Text(&part[done..at]), Part::Token(entry.id)]);
+                    let after = &part[at + entry.text.len()..];
+                    let rest = if entry.strips { after.trim_start_matches([' ', '\n']) } else { after };
+                    (done, from) = (part.len() - rest.len(), part.len() - rest.len());
                 }
-                out.push(Part::Text(text));
+                out.push(Part::Text(&part[done..]));
             }
             parts = out;
         }
@@ -185,13 +246,15 @@ mod tests {
         fn a_text_is_cut_as_if_one_by_one(
             tokens in prop::collection::vec(("[ab<é ]{1,4}", any::<[bool; 2]>()), 0..12),
             text in "[ab<é ]{0,30}",
-            recognise in any::<bool>(),
+            plain in (0usize..40, 0usize..40),
         ) {
             let entries = (0..).zip(&tokens).map(|(id, (text, [always, strips]))| {
                 Entry { text: text.as_str().into(), id, always: *always, strips: *strips }
             });
             let specials = Specials::of(entries.collect());
-            prop_assert_eq!(specials.cut(&text, recognise), one_by_one(&specials, &text, recognise));
+            let plain = plain.0.min(plain.1)..plain.0.max(plain.1);
+            let parts = specials.cut(&text, std::slice::from_ref(&plain));
+            prop_assert_eq!(parts, one_by_one(&specials, &text, &plain));
         }
     }
 }

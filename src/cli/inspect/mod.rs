@@ -223,7 +223,7 @@ fn findings(file: &File, model: Result<Model>) -> Findings {
             notes.extend_from_slice(text.tokenizer.notes());
             // A template that fails on the simplest conversation fails on all of them.
             let hello = Message { role: "user".to_owned(), content: "Hello".to_owned() };
-            if let Err(e) = text.text(&[hello]) {
+            if let Err(e) = text.ids(&[hello]) {
                 problems.push(e.to_string());
             }
         }

@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::python::{self, invalid};
+
 struct Style {
     ascii: bool,
     sorted: bool,
-    /// Spaces per level; without it all stands on one line.
-    indent: Option<usize>,
+    /// What stands before a line for each level; without it all stands on one line.
+    indent: Option<String>,
     /// Behind an item, and behind a key.
     separators: (String, String),
 }
@@ -21,19 +23,24 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Re
         None => kwargs.get::<Option<Value>>("indent")?,
     };
     let indent = match indent {
-        Some(indent) if !indent.is_none() => Some(usize::try_from(indent)?.min(64)),
-        _ => None,
+        Some(indent) if indent.is_none() => None,
+        Some(indent) => Some(match indent.as_str() {
+            Some(text) if text.len() <= 64 => text.to_owned(),
+            Some(_) => return Err(python::too_large()),
+            None => " ".repeat(i64::try_from(indent)?.clamp(0, 64) as usize),
+        }),
+        None => None,
     };
     let style = Style {
         ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         sorted: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        indent,
         separators: match kwargs.get::<Option<Vec<String>>>("separators")?.as_deref() {
             Some([item, key]) => (item.clone(), key.clone()),
             Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson takes two separators")),
             None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
             None => (", ".to_owned(), ": ".to_owned()),
         },
+        indent,
     };
     kwargs.assert_all_used()?;
     let mut out = String::new();
@@ -47,9 +54,13 @@ impl Style {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&value.to_string()),
+            ValueKind::Number => match python::float(value) {
+                Some(number) if number.is_nan() => out.push_str("NaN"),
+                Some(number) => out.push_str(&python::float_repr(number).replace("inf", "Infinity")),
+                None => out.push_str(&value.to_string()),
+            },
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
-            ValueKind::Seq | ValueKind::Iterable => {
+            _ if python::is_list(value) => {
                 out.push('[');
                 let mut empty = true;
                 for item in value.try_iter()? {
@@ -71,12 +82,14 @@ impl Style {
                     match (key.as_str(), key.kind()) {
                         (Some(text), _) => self.string(text, out),
                         // Keys are texts: none is "null", and true "true".
-                        (None, ValueKind::None | ValueKind::Bool) => {
+                        (None, ValueKind::None | ValueKind::Bool | ValueKind::Number) => {
                             out.push('"');
                             self.write(key, level + 1, out)?;
                             out.push('"');
                         }
-                        (None, _) => self.string(&key.to_string(), out),
+                        (None, kind) => {
+                            return Err(invalid(format!("a key of type {kind} cannot be written as JSON")));
+                        }
                     }
                     out.push_str(&self.separators.1);
                     self.write(&value.get_item(key)?, level + 1, out)?;
@@ -108,9 +121,9 @@ impl Style {
     }
 
     fn line(&self, level: usize, out: &mut String) {
-        if let Some(indent) = self.indent {
+        if let Some(indent) = &self.indent {
             out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * level));
+            out.push_str(&indent.repeat(level));
         }
     }
 

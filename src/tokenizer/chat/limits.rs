@@ -17,15 +17,17 @@
 //! its fuel can buy. The last resort is a clock: a template renders on a thread of its own, and
 //! after most of a second nobody waits for it any more.
 
-use std::sync::{Arc, Once, mpsc};
+use std::sync::{Arc, Mutex, Once, PoisonError, mpsc};
 use std::time::Duration;
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
-use super::methods;
-use super::source::{FACTOR, OPERAND};
+use super::objects::Generator;
+use super::python::too_large;
+use super::source::{EACH, EARLIER, FACTOR, LEFT, MEMBER, OPERAND, RIGHT, SUM, TEXT};
+use super::{filters, methods, python};
 
 /// Fuel of a conversation of no length: about 64 MB of data, or a million instructions.
 const FUEL: u64 = 1_000_000;
@@ -48,52 +50,13 @@ const THREAD: &str = "chat template";
 /// less than a second.
 const TIME: Duration = Duration::from_millis(800);
 
-/// Filters that walk their arguments. The others look at a value's outside alone, or minijinja
-/// makes them pay for each item that they visit.
-const FILTERS: [&str; 37] = [
-    "escape",
-    "e",
-    "lower",
-    "upper",
-    "title",
-    "capitalize",
-    "replace",
-    "dictsort",
-    "trim",
-    "join",
-    "split",
-    "lines",
-    "round",
-    "abs",
-    "int",
-    "float",
-    "min",
-    "max",
-    "sort",
-    "string",
-    "batch",
-    "slice",
-    "sum",
-    "indent",
-    "select",
-    "reject",
-    "selectattr",
-    "rejectattr",
-    "map",
-    "groupby",
-    "unique",
-    "chain",
-    "zip",
-    "pprint",
-    "format",
-    "safe",
-    "tojson",
-];
+/// Filters of minijinja that walk their arguments, besides those of `filters`. The others look at a
+/// value's outside alone, or minijinja makes them pay for each item that they visit.
+const FILTERS: [&str; 9] =
+    ["groupby", "items", "map", "reject", "rejectattr", "select", "selectattr", "sum", "tojson"];
 /// Tests that walk their arguments.
-const TESTS: [&str; 24] = [
+const TESTS: [&str; 22] = [
     "divisibleby",
-    "startingwith",
-    "endingwith",
     "lower",
     "upper",
     "sameas",
@@ -147,6 +110,11 @@ impl Limits {
         })
     }
 
+    /// The bytes that a value may take when written out.
+    pub(super) fn size(self) -> u64 {
+        self.size
+    }
+
     /// Sets the bounds on an environment whose own filters are complete.
     pub(super) fn apply(self, env: &mut Environment<'static>) {
         env.set_fuel(Some(self.fuel));
@@ -154,12 +122,13 @@ impl Limits {
         // The unguarded filters and tests are called in an environment of their own. The
         // filters that call others by name find them there too.
         let inner = Arc::new(env.clone());
-        for name in FILTERS {
+        for name in filters::FILTERS.map(|(name, _)| name).into_iter().chain(FILTERS) {
             let inner = Arc::clone(&inner);
             env.add_filter(name, move |state: &State, args: Rest<ValueOrKwargs>| {
                 let args = args.into_values();
                 charge(state, &args, size)?;
-                inner.empty_state().apply_filter(name, &args)
+                let result = inner.empty_state().apply_filter(name, &args)?;
+                if filters::GENERATORS.contains(&name) { Generator::of(&result) } else { Ok(result) }
             });
         }
         for name in TESTS {
@@ -174,6 +143,25 @@ impl Limits {
             charge(state, std::slice::from_ref(&value), size)?;
             Ok::<_, Error>(value)
         });
+        env.add_filter(SUM, move |state: &State, value: Value| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            if value.is_safe() || python::is_own(&value) {
+                return Err(python::invalid("texts for HTML and what has no items of its own are not added"));
+            }
+            Ok::<_, Error>(value)
+        });
+        env.add_filter(TEXT, move |state: &State, value: Value| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            Ok::<_, Error>(if value.as_str().is_some() { value } else { python::str(&value)?.into() })
+        });
+        env.add_filter(EACH, |value: Value| match value.is_none() {
+            true => Err(python::invalid("none has no items to loop over")),
+            false => Ok(value),
+        });
+        env.add_filter(EARLIER, |_: Value| {
+            Err::<Value, _>(python::invalid("the default of a macro's parameter cannot be another parameter"))
+        });
+        compare(env, size);
         env.add_filter(FACTOR, |value: Value| match value.kind() {
             ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
                 Err(Error::new(ErrorKind::InvalidOperation, "a list cannot be multiplied in a chat template"))
@@ -182,7 +170,16 @@ impl Limits {
         });
         env.set_formatter(move |out: &mut Output, state: &mut State, value: &Value| {
             charge(state, std::slice::from_ref(value), size)?;
-            minijinja::escape_formatter(out, state, value)
+            let text = match value.as_str() {
+                Some(_) => value.clone(),
+                None => python::str(value)?.into(),
+            };
+            let escapes = *state.auto_escape() != AutoEscape::None && !text.is_safe();
+            let text = match text.as_str().filter(|_| escapes) {
+                Some(text) => Value::from_safe_string(filters::escaped(text)),
+                None => text,
+            };
+            minijinja::escape_formatter(out, state, &text)
         });
         env.set_unknown_method_callback(move |state, value, method, args| {
             charge(state, std::slice::from_ref(value), size)?;
@@ -232,6 +229,33 @@ fn say_no_panics() {
     });
 }
 
+/// What is compared is looked at in pairs: the left side waits, by the number of its comparison, until
+/// the right one is there. One that ended early has left its own behind, which is in nobody's way.
+fn compare(env: &mut Environment<'static>, size: u64) {
+    let waiting: Arc<Mutex<Vec<(usize, Value)>>> = Arc::default();
+    let sides = Arc::clone(&waiting);
+    env.add_filter(LEFT, move |state: &State, value: Value, site: usize| {
+        charge(state, std::slice::from_ref(&value), size)?;
+        sides.lock().unwrap_or_else(PoisonError::into_inner).push((site, value.clone()));
+        Ok::<_, Error>(value)
+    });
+    for (name, member) in [(RIGHT, false), (MEMBER, true)] {
+        let waiting = Arc::clone(&waiting);
+        env.add_filter(name, move |state: &State, value: Value, site: usize| {
+            charge(state, std::slice::from_ref(&value), size)?;
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(at) = waiting.iter().rposition(|(other, _)| *other == site) else { return Ok(value) };
+            let left = waiting.drain(at..).next().map(|(_, left)| left).unwrap_or_default();
+            let fits = if member {
+                left.kind() == ValueKind::String || value.kind() != ValueKind::String
+            } else {
+                python::comparable(&left, &value)
+            };
+            if fits { Ok(value) } else { Err(python::not_comparable(&left, &value)) }
+        });
+    }
+}
+
 /// Makes the template pay for walking values, and refuses those that are too large. What they weigh.
 fn charge(state: &State, values: &[Value], size: u64) -> Result<u64, Error> {
     let mut left = size;
@@ -261,7 +285,7 @@ fn charge_format(state: &State, format: &Value, weight: u64, size: u64) -> Resul
     let fields = fields.count() as u64;
     let most = widths.fold(fields.saturating_mul(weight), u64::saturating_add);
     if most > size {
-        return Err(Error::new(ErrorKind::OutOfFuel, "a value is too large or too deep"));
+        return Err(too_large());
     }
     state.consume_fuel(most / 64)
 }
@@ -272,7 +296,6 @@ fn is_container(value: &Value) -> bool {
 
 /// Takes what a value weighs, all sharing written out, from what is left.
 fn weigh(value: &Value, left: &mut u64, depth: u32) -> Result<(), Error> {
-    let too_large = || Error::new(ErrorKind::OutOfFuel, "a value is too large or too deep");
     let text = value.as_bytes().map_or(0, <[u8]>::len) as u64;
     *left = left.checked_sub(VALUE + text).ok_or_else(too_large)?;
     if !is_container(value) {

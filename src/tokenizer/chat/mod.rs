@@ -6,19 +6,35 @@
 //! transformers' Jinja2 has that minijinja lacks is added here or put in its place beforehand
 //! (`source`).
 
+mod arguments;
+mod filters;
 mod json;
 mod limits;
 mod methods;
+mod numbers;
+mod objects;
+mod origin;
+mod percent;
+mod python;
 mod source;
+mod strftime;
+mod token;
+mod turns;
+mod wrap;
+
+use std::ops::Range;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Rest, Value, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, context};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::arguments::Arguments;
 use self::limits::Limits;
+use self::turns::Turn;
 use super::roles::named;
+use super::{Special, Tokenizer};
 use crate::gguf::File;
 use crate::{Error, Result};
 
@@ -31,6 +47,28 @@ pub struct Message {
     pub content: String,
 }
 
+/// A conversation as a model is to read it: [`Tokenizer::encode_rendered`] makes ids of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// The text.
+    pub text: String,
+    /// Where it has no special tokens but those that are recognised in any text. In order.
+    pub(super) plain: Vec<Range<usize>>,
+}
+
+/// Why a conversation was not rendered.
+struct Failure {
+    error: Error,
+    /// Time or memory is spent: one does not try again.
+    spent: bool,
+}
+
+impl Failure {
+    fn new(line: Option<usize>, what: &str) -> Failure {
+        Failure { error: failed(line, what), spent: false }
+    }
+}
+
 /// A file's chat template, with the special tokens that it may write.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
@@ -41,9 +79,13 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a file, if it has one. Whether it is any good shows when it renders.
+    /// The template of a file, if it has one that is not empty. Whether it is any good shows when it renders.
     pub fn from_file(file: &File) -> Option<ChatTemplate> {
         let source = file.get("tokenizer.chat_template")?.as_bytes()?;
+        // An empty one would leave nothing of a conversation.
+        if source.trim_ascii().is_empty() {
+            return None;
+        }
         // SentencePiece's models have these two where a file names none.
         let spm = file.get("tokenizer.ggml.model").is_some_and(|v| v.as_bytes() == Some(b"llama"));
         let token = |name: &str, default: u32| {
@@ -71,43 +113,60 @@ impl ChatTemplate {
         self
     }
 
-    /// The text of a conversation. `add_generation_prompt` opens the model's turn behind it.
+    /// The text of a conversation, as the template writes it. `add_generation_prompt` opens the
+    /// model's turn behind it.
     ///
     /// # Errors
     /// [`Error::Request`] if the template is wrong, refuses the conversation, or would take
     /// more time or memory than it may.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let text: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
-        let limits = Limits::for_bytes(self.source.len(), text).map_err(|why| failed(None, &why))?;
-        let template = self.clone();
-        let messages: Value = messages
-            .iter()
-            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
-            .collect();
-        let rendered = limits.in_time(move || template.run(limits, messages, add_generation_prompt));
-        rendered.unwrap_or_else(|why| Err(failed(None, &why)))
+        let turns: Vec<Turn> = messages.iter().map(Turn::from).collect();
+        self.write(&turns, add_generation_prompt).map_err(|failure| failure.error)
     }
 
-    fn run(&self, limits: Limits, messages: Value, add_generation_prompt: bool) -> Result<String> {
+    /// What a model is to continue: the conversation and the opening of the model's turn. A template
+    /// that takes messages as typed parts is given them. `special` says what the text of a special
+    /// token means in a message; in the template's own text it is the token. In the model's messages
+    /// those are tokens that its answers show, and those that the template looks for.
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`], and [`Error::Request`] if the template leaves out what somebody
+    /// says, or does something with a special token's text so that it cannot be told whose it is.
+    pub fn prompt(&self, messages: &[Message], tokenizer: &Tokenizer, special: Special) -> Result<Rendered> {
+        // Renderings are compared: it is the same time for all.
+        let template = ChatTemplate { now: Some(self.now.unwrap_or_else(time_of_day)), ..self.clone() };
+        let (turns, text) = turns::shown(&template, messages, true)?;
+        let plain = match special {
+            Special::Recognise => vec![],
+            Special::AsText => origin::find(&template, tokenizer, &turns, &text, true)?,
+        };
+        Ok(Rendered { text, plain })
+    }
+
+    fn write(&self, turns: &[Turn], add_generation_prompt: bool) -> Result<String, Failure> {
+        let text: usize = turns.iter().map(|turn| turn.role.len() + turn.content.len()).sum();
+        let limits = Limits::for_bytes(self.source.len(), text).map_err(|why| Failure::new(None, &why))?;
+        let template = self.clone();
+        let turns = turns.to_vec();
+        let rendered = limits.in_time(move || {
+            let messages = turns.iter().map(Turn::value).collect();
+            template.run(limits, messages, add_generation_prompt)
+        });
+        rendered.unwrap_or_else(|why| Err(Failure { spent: true, ..Failure::new(None, &why) }))
+    }
+
+    fn run(&self, limits: Limits, messages: Value, add_generation_prompt: bool) -> Result<String, Failure> {
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.map_err(|e| failed(None, &e.to_string()))?);
+        env.set_syntax(syntax.map_err(|e| Failure::new(None, &e.to_string()))?);
         env.set_auto_escape_callback(|_| AutoEscape::None);
         env.remove_global("debug");
         env.add_function("raise_exception", |text: String| {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, text))
         });
-        let now = self.now;
-        env.add_function("strftime_now", move |format: &str| strftime(now, format));
-        // As Jinja2 has them: none is not iterable, and a string is a sequence.
-        env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-        env.add_test("sequence", |value: &Value| {
-            matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
-        });
-        env.add_filter("tojson", json::tojson);
-        env.add_filter("default", default);
-        env.add_filter("d", default);
-        env.add_filter(source::MODULO, modulo);
+        let now = self.now.unwrap_or_else(time_of_day);
+        env.add_function("strftime_now", move |format: &str| strftime::strftime(now, format));
+        add_builtins(&mut env, limits.size());
         limits.apply(&mut env);
         let source = source::prepare(&self.source);
         let result = env.render_named_str(
@@ -129,7 +188,7 @@ impl ChatTemplate {
                 (kind, Some(detail)) => format!("{kind}: {detail}"),
                 (kind, None) => kind.to_string(),
             };
-            failed(e.line(), &what)
+            Failure { spent: e.kind() == ErrorKind::OutOfFuel, ..Failure::new(e.line(), &what) }
         })
     }
 }
@@ -141,39 +200,47 @@ fn failed(line: Option<usize>, what: &str) -> Error {
     Error::Request(format!("the model's chat template{place}: {what} (--raw does without the template)"))
 }
 
-/// Jinja2's `default(value, default_value="", boolean=false)`, with names.
-fn default(
-    value: Value,
-    other: Option<Value>,
-    boolean: Option<bool>,
-    names: Kwargs,
-) -> Result<Value, minijinja::Error> {
-    let other = other.or(names.get("default_value")?).unwrap_or_else(|| Value::from(""));
-    let boolean = boolean.or(names.get("boolean")?).unwrap_or(false);
-    names.assert_all_used()?;
-    Ok(if value.is_undefined() || boolean && !value.is_true() { other } else { value })
+/// What Jinja2 has, in the place of what minijinja has or lacks; `size` is what a value may take in bytes.
+fn add_builtins(env: &mut Environment<'static>, size: u64) {
+    for (name, filter) in filters::FILTERS {
+        env.add_filter(name, move |state: &mut State, value: Value, rest: Rest<ValueOrKwargs>| {
+            let mut args = Arguments::new(&rest.into_values())?;
+            let result = filter(state, value, &mut args, size)?;
+            args.finish()?;
+            Ok::<_, minijinja::Error>(result)
+        });
+    }
+    for name in filters::FOREIGN_FILTERS {
+        env.remove_filter(name);
+    }
+    for name in filters::FOREIGN_TESTS {
+        env.remove_test(name);
+    }
+    env.add_filter("tojson", json::tojson);
+    env.add_filter(source::MODULO, move |state: &mut State, left: Value, right: Value| {
+        modulo(state, left, right, size)
+    });
+    // As Jinja2 has them: none is not iterable, and a string is a sequence.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_test("sequence", objects::is_sequence);
+    env.add_test("callable", objects::is_callable);
+    env.add_test("filter", |state: &State, name: &str| {
+        !name.starts_with("__") && minijinja::tests::is_filter(state, name)
+    });
+    env.add_function("range", objects::range);
+    env.add_function("cycler", objects::cycler);
+    env.add_function("joiner", objects::joiner);
 }
 
 /// `%`: a string's is its use as a format.
-fn modulo(state: &mut State, left: Value, right: Value) -> Result<Value, minijinja::Error> {
-    if left.as_str().is_some() {
-        let mut args = vec![left];
-        match right.try_iter().ok().filter(|_| right.is_tuple()) {
-            Some(items) => args.extend(items),
-            None => args.push(right),
-        }
-        return state.apply_filter("format", &args);
+fn modulo(state: &mut State, left: Value, right: Value, size: u64) -> Result<Value, minijinja::Error> {
+    match left.as_str() {
+        Some(format) => Ok(percent::format(format, &right, size)?.into()),
+        None => state.env().compile_expression("left % right")?.eval(context! { left, right }),
     }
-    state.env().compile_expression("left % right")?.eval(context! { left, right })
 }
 
-fn strftime(now: Option<OffsetDateTime>, format: &str) -> Result<String, minijinja::Error> {
-    let fail = |e: &dyn std::fmt::Display| {
-        let shown: String = format.chars().take(64).collect();
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: \"{shown}\": {e}"))
-    };
-    // A process with several threads cannot always ask for the local time.
-    let now = now.or_else(|| OffsetDateTime::now_local().ok()).unwrap_or_else(OffsetDateTime::now_utc);
-    let items = time::format_description::parse_strftime_borrowed(format).map_err(|e| fail(&e))?;
-    now.format(&items).map_err(|e| fail(&e))
+/// A process with several threads cannot always ask for the local time.
+fn time_of_day() -> OffsetDateTime {
+    OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc())
 }

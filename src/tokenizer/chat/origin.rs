@@ -1,0 +1,199 @@
+//! Which parts of a rendering are a user's text, in which a special token is nothing special.
+//!
+//! A template may do anything with a message, so nothing can stand in its place while the template
+//! runs. The conversation is rendered as it is, and that text counts. Where a message has the text
+//! of a special token, it is rendered once more with marks around one character of it, and
+//! where the marks come out is where that character went. The marks are believed if the rendering
+//! without them is the first one, character by character: then the template has not looked at what
+//! was marked.
+//!
+//! A message without such texts, which is nearly every one, is rendered once.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::turns::Turn;
+use super::{ChatTemplate, Failure};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::special::Part;
+use crate::{Error, Result};
+
+/// The role of the model's own messages.
+const MODEL: &str = "assistant";
+/// Special tokens in the model's messages that a template may look for.
+const NAMED: usize = 16;
+
+/// The ranges of a rendering in which special tokens are not recognised, in order.
+///
+/// # Errors
+/// [`Error::Request`] where a template has taken a special token's text apart, so that it cannot be
+/// told whether a token is the template's own.
+pub(super) fn find(
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    turns: &[Turn],
+    text: &str,
+    prompt: bool,
+) -> Result<Vec<Range<usize>>> {
+    let search = Search { template, tokenizer, turns, text, prompt };
+    let whole = |turn: &Turn| search.tokens(turn, &|_| true);
+    let with_seams = |turn: &Turn| [whole(turn), search.seams(turn)].concat();
+    if turns.iter().all(|turn| with_seams(turn).is_empty()) {
+        return Ok(vec![]);
+    }
+    // What a template does to the beginning or the end of a text is no reason to refuse it.
+    if let Some(ranges) = search.rendered(&with_seams)? {
+        return Ok(ranges);
+    }
+    if let Some(ranges) = search.rendered(&whole)? {
+        return Ok(ranges);
+    }
+    // A template reads what the model has said before: where its thoughts end, say.
+    let read = search.read_in_answers()?;
+    let unread = |turn: &Turn| search.tokens(turn, &|id| turn.role != MODEL || !read.contains(&id));
+    if let Some(ranges) = search.rendered(&unread)? {
+        return Ok(ranges);
+    }
+    // Where none of the tokens is left, there is nothing to tell apart.
+    let said: HashSet<u32> = turns.iter().flat_map(|turn| search.ids(turn)).collect();
+    let written = tokenizer.specials.cut(text, &[]).into_iter();
+    let mut written = written.filter_map(|part| if let Part::Token(id) = part { Some(id) } else { None });
+    let Some(id) = written.find(|id| said.contains(id)) else { return Ok(vec![]) };
+    Err(Error::Request(format!(
+        "a message has the text of the special token {:?}, which the model's chat template changes: \
+         --special takes it as the token, --raw does without the template",
+        tokenizer.piece(id)
+    )))
+}
+
+/// Characters of a message that are to be marked.
+type Places = Vec<Range<usize>>;
+
+struct Search<'a> {
+    template: &'a ChatTemplate,
+    tokenizer: &'a Tokenizer,
+    turns: &'a [Turn],
+    text: &'a str,
+    prompt: bool,
+}
+
+impl Search<'_> {
+    /// A token that the model's answers show is a token again where it stands in one.
+    fn counts(&self, turn: &Turn, id: u32) -> bool {
+        turn.role != MODEL || self.tokenizer.bytes(id).is_empty()
+    }
+
+    /// One character of each special token in a message. Not the first nor the last, which a
+    /// template may look at.
+    fn tokens(&self, turn: &Turn, counts: &dyn Fn(u32) -> bool) -> Places {
+        let found = self.tokenizer.specials.begin(&turn.content, |id| self.counts(turn, id) && counts(id));
+        let inner = found.filter_map(|found| {
+            let token = turn.content.get(found.start..found.end)?;
+            let (at, c) = token.char_indices().take(2).last()?;
+            Some(found.start + at..found.start + at + c.len_utf8())
+        });
+        inner.collect()
+    }
+
+    /// The first and the last character of a message, where they may be a part of a token that
+    /// begins before or ends behind it.
+    fn seams(&self, turn: &Turn) -> Places {
+        let content = turn.content.trim_end();
+        let start = content.len() - content.trim_start().len();
+        let content = content.trim_start();
+        let (before, behind) = self.tokenizer.specials.reach_into(content);
+        let first = content.chars().next().filter(|_| before).map(|c| start..start + c.len_utf8());
+        let end = start + content.len();
+        let last = content.chars().next_back().filter(|_| behind).map(|c| end - c.len_utf8()..end);
+        first.into_iter().chain(last).collect()
+    }
+
+    /// The special tokens in a message.
+    fn ids(&self, turn: &Turn) -> Vec<u32> {
+        let found = self.tokenizer.specials.begin(&turn.content, |id| self.counts(turn, id));
+        found.map(|found| found.id).collect()
+    }
+
+    /// The special tokens that a template looks for in the model's messages.
+    fn read_in_answers(&self) -> Result<HashSet<u32>> {
+        let answers = self.turns.iter().filter(|turn| turn.role == MODEL);
+        let ids: HashSet<u32> = answers.flat_map(|turn| self.ids(turn)).collect();
+        let mut read = HashSet::new();
+        for id in ids.into_iter().take(NAMED) {
+            let only = |turn: &Turn| {
+                if turn.role == MODEL { self.tokens(turn, &|other| other == id) } else { vec![] }
+            };
+            if self.rendered(&only)?.is_none() {
+                read.insert(id);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Renders with marks around the characters at these places: where they come out, or none if the
+    /// template has taken notice of the marks.
+    fn rendered(&self, places: &dyn Fn(&Turn) -> Places) -> Result<Option<Vec<Range<usize>>>> {
+        let Some(marks) = self.free() else { return Ok(None) };
+        let mut turns = self.turns.to_vec();
+        for turn in &mut turns {
+            turn.content = insert(&turn.content, places(turn), marks);
+        }
+        match self.template.write(&turns, self.prompt) {
+            Ok(text) => {
+                Ok(take_out(&text, marks).filter(|(text, _)| text == self.text).map(|(_, ranges)| ranges))
+            }
+            Err(Failure { spent: true, error }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Two characters that nobody has used: of those that stand for nothing, or of those for private use.
+    fn free(&self) -> Option<[char; 2]> {
+        let texts = self.turns.iter().flat_map(|turn| [&*turn.role, &*turn.content]);
+        let texts = texts.chain([self.text, &*self.template.source]);
+        let used: HashSet<char> = texts.flat_map(str::chars).filter(|c| *c >= '\u{e000}').collect();
+        let mut free =
+            ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
+        Some([free.next()?, free.next()?])
+    }
+}
+
+fn insert(content: &str, mut places: Places, [open, close]: [char; 2]) -> String {
+    places.sort_unstable_by_key(|place| place.start);
+    places.dedup();
+    let mut out = String::with_capacity(content.len() + 8 * places.len());
+    let mut done = 0;
+    for place in places {
+        out.push_str(content.get(done..place.start).unwrap_or_default());
+        out.push(open);
+        out.push_str(content.get(place.clone()).unwrap_or_default());
+        out.push(close);
+        done = place.end;
+    }
+    out.push_str(content.get(done..).unwrap_or_default());
+    out
+}
+
+/// A text without marks, and where the marked characters stand in it; none if marks have been torn
+/// apart.
+fn take_out(marked: &str, [open, close]: [char; 2]) -> Option<(String, Vec<Range<usize>>)> {
+    let mut text = String::with_capacity(marked.len());
+    let mut ranges = Vec::new();
+    let mut chars = marked.chars();
+    while let Some(c) = chars.next() {
+        if c == close {
+            return None;
+        }
+        if c != open {
+            text.push(c);
+            continue;
+        }
+        let start = text.len();
+        text.push(chars.next().filter(|c| ![open, close].contains(c))?);
+        ranges.push(start..text.len());
+        if chars.next() != Some(close) {
+            return None;
+        }
+    }
+    Some((text, ranges))
+}

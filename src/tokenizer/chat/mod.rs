@@ -75,7 +75,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Request`] if the template is wrong, refuses the conversation, or would take
-    /// more time or memory than it may.
+    /// more time or memory than it may; [`Error::Device`] where there is no thread to render on.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let text: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let limits = Limits::for_bytes(self.source.len(), text).map_err(|why| failed(None, &why))?;
@@ -84,7 +84,7 @@ impl ChatTemplate {
             .iter()
             .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
             .collect();
-        let rendered = limits.in_time(move || template.run(limits, messages, add_generation_prompt));
+        let rendered = limits.in_time(move || template.run(limits, messages, add_generation_prompt))?;
         rendered.unwrap_or_else(|why| Err(failed(None, &why)))
     }
 

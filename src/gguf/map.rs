@@ -130,12 +130,9 @@ impl Map {
 /// Bytes from all over a map, its first and last among them, as a number.
 fn sample(map: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    let last = map.len().saturating_sub(PIECE);
-    for i in 0..PIECES {
-        // A map has far less bytes than a number's bits could count.
-        let at = (last as u128 * i as u128 / (PIECES as u128 - 1)) as usize;
-        hasher.write(&map[at..map.len().min(at + PIECE)]);
-    }
+    let head = |bytes: &[u8]| hasher.write(&bytes[..bytes.len().min(PIECE)]);
+    map.chunks(map.len().div_ceil(PIECES).max(1)).for_each(head);
+    hasher.write(&map[map.len().saturating_sub(PIECE)..]);
     hasher.finish()
 }
 

@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
+use infer::gguf::writer::Writer;
+use infer::gguf::{File, Value};
+
 /// A file or folder of this repository.
 pub(crate) fn repo(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -44,7 +47,12 @@ pub(crate) fn fixtures() -> PathBuf {
 
 /// True when everything is to be tested, not only what is quick.
 pub(crate) fn full() -> bool {
-    std::env::var("INFER_TEST_FULL").is_ok_and(|v| v == "1")
+    match std::env::var("INFER_TEST_FULL").as_deref() {
+        Ok("1") => true,
+        Ok("" | "0") | Err(_) => false,
+        // Whoever means all should not get some.
+        Ok(other) => panic!("INFER_TEST_FULL={other}: must be 1 (on) or 0 (off)"),
+    }
 }
 
 /// Says something on the real stderr: what goes through `eprintln!` is only shown of a test
@@ -62,4 +70,25 @@ pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
+}
+
+/// Copies all metadata but some keys.
+pub(crate) fn copy_metadata(from: &File, to: &mut Writer, but: &[&str]) {
+    for (key, value) in from.metadata().filter(|(key, _)| !but.contains(key)) {
+        match value {
+            Value::String(_) => to.str(key, value.as_str().unwrap()),
+            Value::U32(v) => to.u32(key, v),
+            Value::F32(v) => to.f32(key, v),
+            Value::Bool(v) => to.bool(key, v),
+            Value::Array(a) => match (a.strings(), a.floats(), a.integers()) {
+                (Some(strings), _, _) => to.strings(key, &strings.collect::<Vec<_>>()),
+                (_, Some(floats), _) => to.f32s(key, &floats),
+                (_, _, Some(integers)) => {
+                    to.i32s(key, &integers.iter().map(|i| i32::try_from(*i).unwrap()).collect::<Vec<_>>())
+                }
+                _ => panic!("{key}"),
+            },
+            other => panic!("{key}: {other:?}"),
+        };
+    }
 }

@@ -104,13 +104,15 @@ mod tests {
         Environment::read(|name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
     }
 
+    type Flag = fn(&Forms) -> bool;
+
     #[test]
     fn values_are_what_they_may_be() {
         let none = Environment::default();
         assert_eq!(read(&[]).unwrap(), none);
         // Others are left alone, whatever they are.
         assert_eq!(read(&[("INFER_NO_SUCH", "x"), ("NO_F16", "x"), ("INFER_SHARED", "x")]).unwrap(), none);
-        let flags: [(&str, fn(&Forms) -> bool); 6] = [
+        let flags: [(&str, Flag); 6] = [
             ("INFER_WHOLE_VECTORS", |forms| forms.whole_vectors),
             ("INFER_NO_SUBGROUPS", |forms| forms.no_subgroups),
             ("INFER_NO_F16", |forms| forms.no_f16),

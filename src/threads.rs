@@ -15,5 +15,9 @@ pub(crate) fn cores() -> usize {
 pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
     // Of 0 the environment would make what it likes.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-    pool.map_err(|e| Error::Device(format!("cannot start {threads} thread(s): {e}")))
+    pool.map_err(|e| {
+        Error::Device(format!(
+            "cannot start {threads} thread(s): {e}: allow more of them (ulimit -u, ulimit -v)"
+        ))
+    })
 }

@@ -553,6 +553,143 @@ fn logits_are_a_safetensors_file() {
     assert!(line.fails(1).contains("no/such/folder"));
 }
 
+/// The model is not written over, by whatever name it is reached.
+#[test]
+fn the_model_is_no_place_for_results() {
+    let infer = Infer::new();
+    let demo = std::fs::read(common::repo("assets/demo.gguf")).unwrap();
+    infer.write("m.gguf", &demo);
+    std::fs::hard_link(infer.path("m.gguf"), infer.path("hard")).unwrap();
+    let mut outs = vec!["m.gguf", "./m.gguf", "hard"];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("hard", infer.path("soft")).unwrap();
+        outs.push("soft");
+    }
+    for out in outs {
+        let run = infer.run(&["logits", "m.gguf", "--ids", "1", "--device", "cpu", "--out", out]);
+        let line = run.fails(2);
+        assert!(line.contains(&format!("--out {out}: is the model m.gguf")), "{line}");
+    }
+    // Nor what stdout is appended to.
+    let append = std::fs::File::options().append(true).open(infer.path("m.gguf")).unwrap();
+    let output = infer.command(&["tokenize", "m.gguf", "--text", "x"]).stdout(append).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: stdout: is the model m.gguf"));
+    assert!(std::fs::read(infer.path("m.gguf")).unwrap() == demo);
+    // A copy is another file.
+    infer.write("copy", &demo);
+    infer.run(&["logits", "m.gguf", "--ids", "1", "--device", "cpu", "--out", "copy", "--quiet"]).works();
+}
+
+/// A variable that is known has a value that it can have, or nothing is done.
+#[test]
+fn variables_of_the_environment_are_checked() {
+    let infer = Infer::new();
+    for (name, value, way_out) in [
+        ("INFER_MAX_BINDING", "-5", "number of bytes"),
+        ("INFER_NO_F16", "yes", "1 (on) or 0 (off)"),
+        ("INFER_CHECKED", "2", "1 (on) or 0 (off)"),
+    ] {
+        for arguments in [
+            &["logits", "--ids", "1", "--out", "o"][..],
+            &["run", "--device", "cpu", "--prompt", "x"],
+            &["inspect"],
+            &["devices"],
+        ] {
+            let output = infer.command(arguments).env(name, value).stdin(Stdio::null()).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(&format!("{name}={value}")) && stderr.contains(way_out), "{stderr}");
+            assert!(stderr.lines().count() == 1 && !infer.path("o").exists(), "{stderr}");
+        }
+    }
+    // Others are somebody else's.
+    let output = infer.command(&["inspect"]).env("INFER_NO_SUCH_THING", "-5").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
+/// What ids a prompt comes to, of which nothing is continued.
+fn prompt_ids(infer: &Infer, flags: &[&str], stdin: &str) -> Value {
+    let run = ["run", "--device", "cpu", "--raw", "-n", "0", "--json", "--quiet"];
+    infer.piped(&[&run, flags].concat(), stdin).json()["prompt_ids"].clone()
+}
+
+#[test]
+fn piped_text_is_added_to_a_prompt() {
+    let infer = Infer::new();
+    infer.write("prompt.txt", b"Why is it so?\n");
+    let joined = prompt_ids(&infer, &["--prompt", "Why is it so?\n\nThe sky\nis blue."], "");
+    for (flags, stdin) in [
+        (&["--prompt", "Why is it so?"][..], "The sky\nis blue.\n"),
+        (&["--prompt", "Why is it so?"], "\u{feff}The sky\nis blue."),
+        (&["--file", "prompt.txt"], "The sky\nis blue."),
+        (&["--prompt", ""], "Why is it so?\n\nThe sky\nis blue.\n"),
+        (&[], "Why is it so?\n\nThe sky\nis blue.\n"),
+    ] {
+        assert_eq!(prompt_ids(&infer, flags, stdin), joined, "{flags:?} {stdin:?}");
+    }
+    // Nothing is added of nothing.
+    let alone = prompt_ids(&infer, &["--prompt", "Why is it so?\n"], "");
+    assert_eq!(prompt_ids(&infer, &["--file", "prompt.txt"], ""), alone);
+    // A redirected file is as a pipe, and only from where others have not read it.
+    let run = |flags: &[&str], stdin: Stdio| -> (Value, String) {
+        let run = ["run", "--device", "cpu", "--raw", "-n", "0", "--json"];
+        let output = infer.command(&[&run, flags].concat()).stdin(stdin).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report["prompt_ids"].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    infer.write("sky.txt", b"The sky\nis blue.\n");
+    let sky = std::fs::File::open(infer.path("sky.txt")).unwrap();
+    let prompt = ["--prompt", "Why is it so?"];
+    assert_eq!(run(&prompt, sky.into()).0, joined);
+    let plain = prompt_ids(&infer, &prompt, "");
+    assert_eq!(run(&prompt, Stdio::null()).0, plain);
+    // What programs leave open beside others, and may never end, is not waited for, and that is said.
+    #[cfg(unix)]
+    {
+        let (_ours, its) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (ids, stderr) = run(&prompt, std::os::fd::OwnedFd::from(its).into());
+        assert_eq!(ids, plain);
+        assert!(stderr.lines().any(|l| l.starts_with("note: stdin is a socket")), "{stderr}");
+    }
+}
+
+/// Some programs put a mark before a text: no part of it. One of another encoding says what to do.
+#[test]
+fn byte_order_marks_are_no_text() {
+    let infer = Infer::new();
+    let (text, marked) = ("Once upon a time", "\u{feff}Once upon a time");
+    infer.write("marked.txt", marked.as_bytes());
+    let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    infer.write("utf16.txt", &utf16);
+    let plain = prompt_ids(&infer, &["--prompt", text], "");
+    assert_eq!(prompt_ids(&infer, &["--file", "marked.txt"], ""), plain);
+    assert_eq!(prompt_ids(&infer, &[], marked), plain);
+    let ids = infer.run(&["tokenize", "--text", text]).works().to_owned();
+    assert_eq!(infer.run(&["tokenize", "--file", "marked.txt"]).works(), ids);
+    assert_eq!(infer.piped(&["tokenize"], marked).works(), ids);
+    // A flag's text is what it says.
+    assert_ne!(infer.run(&["tokenize", "--text", marked]).works(), ids);
+    let story = std::fs::read_to_string(common::repo("tests/data/perplexity.txt")).unwrap();
+    let story = &story[..story.floor_char_boundary(3000)];
+    infer.write("story.txt", story.as_bytes()).write("marked.txt", format!("\u{feff}{story}").as_bytes());
+    let flags =
+        ["perplexity", "--device", "cpu", "--ctx", "64", "--windows", "3", "--json", "--quiet", "--file"];
+    let perplexity = |file: &str| infer.run(&[&flags[..], &[file]].concat()).json()["perplexity"].clone();
+    assert_eq!(perplexity("marked.txt"), perplexity("story.txt"));
+    for arguments in [
+        &["run", "--file", "utf16.txt"][..],
+        &["tokenize", "--file", "utf16.txt"],
+        &["perplexity", "--file", "utf16.txt"],
+    ] {
+        let run = infer.run(arguments);
+        let line = run.fails(3);
+        assert!(line.contains("UTF-16") && line.contains("iconv -f UTF-16 -t UTF-8"), "{line}");
+    }
+}
+
 #[test]
 fn bench_measures_both_kinds() {
     let flags = ["--device", "cpu", "--tokens", "4", "--prompt-tokens", "8", "--depth", "3", "--repeat", "3"];

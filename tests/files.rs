@@ -2,14 +2,16 @@
 //! files that are large, and in files whose texts are meant to harm.
 
 mod common;
+#[path = "common/edit.rs"]
+mod edit;
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use infer::gguf::File;
 use infer::gguf::writer::Writer;
-use infer::gguf::{File, Value};
 use infer::quant::Type;
 use serde_json::Value as Json;
 
@@ -21,7 +23,7 @@ fn split_demo(folder: &Path, name: &str, count: u16) -> Vec<PathBuf> {
     for no in 0..count {
         let mut writer = Writer::new();
         if no == 0 {
-            copy_metadata(&demo, &mut writer, &[]);
+            edit::copy_metadata(&demo, &mut writer, &[]);
         }
         let all = i32::try_from(demo.tensors().len()).unwrap();
         writer.u16("split.no", no).u16("split.count", count).i32("split.tensors.count", all);
@@ -32,26 +34,6 @@ fn split_demo(folder: &Path, name: &str, count: u16) -> Vec<PathBuf> {
         std::fs::write(&paths[usize::from(no)], writer.finish()).unwrap();
     }
     paths
-}
-
-fn copy_metadata(from: &File, to: &mut Writer, but: &[&str]) {
-    for (key, value) in from.metadata().filter(|(key, _)| !but.contains(key)) {
-        match value {
-            Value::String(_) => to.str(key, value.as_str().unwrap()),
-            Value::U32(v) => to.u32(key, v),
-            Value::F32(v) => to.f32(key, v),
-            Value::Bool(v) => to.bool(key, v),
-            Value::Array(a) => match (a.strings(), a.floats(), a.integers()) {
-                (Some(strings), _, _) => to.strings(key, &strings.collect::<Vec<_>>()),
-                (_, Some(floats), _) => to.f32s(key, &floats),
-                (_, _, Some(integers)) => {
-                    to.i32s(key, &integers.iter().map(|i| i32::try_from(*i).unwrap()).collect::<Vec<_>>())
-                }
-                _ => panic!("{key}"),
-            },
-            other => panic!("{key}: {other:?}"),
-        };
-    }
 }
 
 /// A part with a tensor of its own.
@@ -404,6 +386,78 @@ fn a_file_that_is_written_to_is_noticed() {
     }
 }
 
+/// Who writes to a file may turn the time of it back. Another mode, link or name turns it as well, and
+/// is no other content.
+#[cfg(unix)]
+#[test]
+fn turned_back_time_is_noticed_and_new_names_are_not() {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let folder = tempfile::tempdir().unwrap();
+    let demo = std::fs::read(common::repo("assets/demo.gguf")).unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = at("m.gguf");
+    let fresh = || {
+        std::fs::write(&path, &demo).unwrap();
+        File::open(&path).unwrap()
+    };
+    // The clock of a file system goes in steps.
+    let tick = || std::thread::sleep(std::time::Duration::from_millis(50));
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let overwrite = |path: &Path, from: usize| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
+        let other: Vec<u8> = demo[from..].iter().map(|byte| !byte).collect();
+        file.write_all_at(&other, from as u64).unwrap();
+        file.set_modified(before).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), before);
+    };
+
+    let file = fresh();
+    tick();
+    overwrite(&path, demo.len() / 2);
+    let line = file.intact().unwrap_err();
+    assert_eq!(line.exit_code(), 3);
+    // A few bytes, of which no sample knows, and nothing else that would explain it.
+    let file = fresh();
+    tick();
+    overwrite(&path, demo.len() - 1000);
+    file.intact().unwrap_err();
+
+    let file = fresh();
+    for mode in [0o600, 0o644] {
+        tick();
+        allow(&path, mode);
+        file.intact().unwrap();
+    }
+    tick();
+    std::fs::hard_link(&path, at("hard")).unwrap();
+    file.intact().unwrap();
+    tick();
+    std::fs::rename(&path, at("renamed")).unwrap();
+    file.intact().unwrap();
+    // Another file takes the name: the old one is still what was opened.
+    std::fs::write(&path, b"another").unwrap();
+    file.intact().unwrap();
+    tick();
+    std::fs::remove_file(at("hard")).unwrap();
+    std::fs::remove_file(at("renamed")).unwrap();
+    file.intact().unwrap();
+
+    // What would explain it does not where the bytes are others.
+    let file = fresh();
+    tick();
+    allow(&path, 0o600);
+    overwrite(&path, 100_000);
+    file.intact().unwrap_err();
+    let file = fresh();
+    tick();
+    std::fs::hard_link(&path, at("hard")).unwrap();
+    overwrite(&path, 100_000);
+    file.intact().unwrap_err();
+}
+
 /// The file is cut once the text has begun: the next step reads what is gone.
 #[cfg(unix)]
 #[test]
@@ -496,6 +550,39 @@ fn other_bus_errors_still_end_the_process() {
     assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{output:?}");
 }
 
+/// A bus error that somebody has sent has no address, whatever stands in the place of one: it says
+/// nothing about a map. The test runs itself again, as it ends up without handlers.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_bus_error_that_was_sent_damages_nothing() {
+    const SENT: &str = "INFER_TEST_SEND_BUS_ERROR";
+    if std::env::var_os(SENT).is_some() {
+        let model = File::open(&common::repo("assets/demo.gguf")).unwrap();
+        let before = model.parts()[0].bytes().to_vec();
+        // SAFETY: all zero bits are a signal's information. Behind its three numbers and what aligns
+        // them stands the address, or who has sent it.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            info.si_signo = libc::SIGBUS;
+            info.si_code = libc::SI_QUEUE;
+            let address = model.parts()[0].bytes().as_ptr().addr() + 8192;
+            (&raw mut info).cast::<usize>().add(2).write(address);
+            assert_eq!(info.si_addr().addr(), address);
+            let itself = libc::getpid();
+            let sent = libc::syscall(libc::SYS_rt_sigqueueinfo, itself, libc::SIGBUS, &raw const info);
+            assert_eq!(sent, 0);
+        }
+        model.intact().unwrap();
+        assert!(before == model.parts()[0].bytes()[..]);
+        println!("intact");
+        return;
+    }
+    let mut itself = Command::new(std::env::current_exe().unwrap());
+    itself.args(["--exact", "a_bus_error_that_was_sent_damages_nothing", "--nocapture"]).env(SENT, "1");
+    let output = itself.output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("intact"), "{output:?}");
+}
+
 /// A tensor beyond 4 GiB, in a file that takes no room.
 #[test]
 fn a_large_file_is_read_where_its_tensors_are() {
@@ -540,7 +627,7 @@ fn texts_of_a_file_are_shown_harmless() {
     let demo = File::open(&common::repo("assets/demo.gguf")).unwrap();
     let with = |but: &[&str], change: &dyn Fn(&mut Writer) -> &mut Writer| {
         let mut writer = Writer::new();
-        copy_metadata(&demo, &mut writer, but);
+        edit::copy_metadata(&demo, &mut writer, but);
         change(&mut writer);
         for t in demo.tensors() {
             writer.tensor(&t.name, t.ty, &t.shape[..t.n_dims], demo.data(t));

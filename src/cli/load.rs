@@ -89,7 +89,12 @@ fn engine(model: &Arc<Model>, options: &Options, quiet: bool) -> Result<Box<dyn 
     };
     let mut options = options.clone();
     options.tune.say = (!quiet && stderr().is_terminal()).then_some(tuning);
-    engine::open(Arc::clone(model), &options, &mut progress)
+    let engine = engine::open(Arc::clone(model), &options, &mut progress);
+    // Of what is no longer there nothing can be made.
+    if let (Err(_), Ok(file)) = (&engine, file(model)) {
+        file.intact()?;
+    }
+    engine
 }
 
 /// What is said on a terminal, as a bar is shown there alone.

@@ -343,11 +343,8 @@ impl GpuEngine {
             return Err(super::not_finite(&self.info));
         }
         while let Some(flight) = run.flights.pop_front() {
-            self.land(&flight).map_err(|e| {
-                // Where the wait was stopped, everything is as it was.
-                run.ready.push_front(FAILED);
-                e
-            })?;
+            // Where the wait was stopped, everything is as it was.
+            self.land(&flight).inspect_err(|_| run.ready.push_front(FAILED))?;
             self.landing.push(flight.buffer);
         }
         self.programs.prepare_apart(&self.gpu, &self.model)?;

@@ -6,7 +6,7 @@
 //! in a map of ours is handed to whatever handled the signal before.
 //!
 //! The handler may run between any two instructions, so it touches atomics and calls the
-//! system, and nothing else: no lock, no allocation.
+//! system, and nothing else: no lock, no allocation. What it interrupts finds its `errno` as it was.
 
 use std::io;
 use std::sync::OnceLock;
@@ -99,22 +99,30 @@ fn install() -> bool {
 }
 
 extern "C" fn on_bus_error(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+    let errno = errno::errno();
     // SAFETY: the system hands a signal's information over with SA_SIGINFO.
-    let (code, at) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
-    if SLOTS.iter().any(|slot| repair(slot, at)) {
-        return;
+    let info = unsafe { &*info };
+    // The codes of accesses that fail: these alone have an address. A signal that somebody has sent
+    // has the sender in its place, and does not repeat itself.
+    let is_access = matches!(info.si_code, 1..=5);
+    // SAFETY: the signal is of an access that failed.
+    if !is_access || !repair_any(unsafe { info.si_addr() }.addr()) {
+        // Not ours: returning repeats what has failed, and this time it ends as it would have.
+        if let Some(before) = BEFORE.get() {
+            // SAFETY: the action is one that the system gave.
+            unsafe { libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut()) };
+        }
+        if !is_access {
+            // SAFETY: sends a signal, which waits until the handler has returned.
+            unsafe { libc::raise(libc::SIGBUS) };
+        }
     }
-    // Not ours: returning repeats what has failed, and this time it ends as it would have.
-    if let Some(before) = BEFORE.get() {
-        // SAFETY: the action is one that the system gave.
-        unsafe { libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut()) };
-    }
-    // The codes of accesses that fail. Others are of signals that somebody has sent, and those
-    // do not repeat themselves.
-    if !matches!(code, 1..=5) {
-        // SAFETY: sends a signal, which waits until the handler has returned.
-        unsafe { libc::raise(libc::SIGBUS) };
-    }
+    errno::set_errno(errno);
+}
+
+/// Repairs the map that an address is in; false where it is in none.
+fn repair_any(at: usize) -> bool {
+    SLOTS.iter().any(|slot| repair(slot, at))
 }
 
 /// Puts zeros in the place of a map from an address on; false where the address is not in it.

@@ -1,28 +1,38 @@
 //! A mapped file, and whether it is still what it was when it was mapped.
 
 use std::fs::{File, Metadata};
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use memmap2::{Mmap, MmapOptions};
+
+use self::access::Access;
 
 #[cfg(unix)]
 use super::guard::Watch;
 
 /// A file in memory. A file that shrinks or is written to meanwhile is no longer the one that was
 /// checked: whoever has read asks [`Map::intact`]. Until then, what is gone reads as zeros on Unix;
-/// on Windows, a file that is mapped cannot be shortened.
+/// on Windows, a file that is mapped can be neither shortened nor, as it is opened here, written to.
+///
+/// A file that takes this one's name is another file, and does no harm: the map stays with the old one.
 pub struct Map {
     // Dropped first: nobody may look for what is gone.
     #[cfg(unix)]
     watch: Watch,
     map: Mmap,
     file: File,
+    path: PathBuf,
     found: State,
+    /// The state that was last found to be that of the same bytes.
+    access: Mutex<Access>,
+    sample: u64,
 }
 
-/// What shows that a file has changed.
+/// What no change of a file's bytes leaves as it is, unless somebody turns the time back.
 #[derive(PartialEq)]
 struct State {
     len: u64,
@@ -34,6 +44,10 @@ impl State {
         State { len: meta.len(), modified: meta.modified().ok() }
     }
 }
+
+/// Pieces of a file that stand for all of it, and their bytes.
+const PIECES: usize = 64;
+const PIECE: usize = 512;
 
 impl Map {
     /// Maps a file; `None` for an empty one, which some systems cannot map.
@@ -49,8 +63,9 @@ impl Map {
         if !meta.is_file() {
             return Err(io::Error::other("is no regular file, and a model is mapped, not read"));
         }
-        let file = File::open(path)?;
-        let found = State::of(&file.metadata()?);
+        let file = open(path)?;
+        let meta = file.metadata()?;
+        let found = State::of(&meta);
         let len = usize::try_from(found.len).map_err(|_| io::Error::other("is too large to be mapped"))?;
         if len == 0 {
             return Ok(None);
@@ -61,19 +76,138 @@ impl Map {
         Ok(Some(Map {
             #[cfg(unix)]
             watch: Watch::new(&map)?,
+            sample: sample(&map),
             map,
             file,
+            path: path.to_owned(),
             found,
+            access: Mutex::new(Access::of(&meta)),
         }))
     }
 
     /// True as long as the file is what it was when it was mapped.
+    ///
+    /// Where somebody has turned the time of the last change of its bytes back, that of the last change of
+    /// anything tells. That time passes with a new mode, owner, link or name, too, which do no harm: where
+    /// one of these is seen, a sample of the bytes decides. Where none is, the file counts as changed.
     pub fn intact(&self) -> bool {
+        let known = self.file.metadata().is_ok_and(|meta| {
+            State::of(&meta) == self.found && (self.is_access_known(&meta) || self.is_explained(&meta))
+        });
+        // Asked last: to look at the sample may show what is gone.
+        known && !self.is_damaged()
+    }
+
+    fn is_damaged(&self) -> bool {
         #[cfg(unix)]
-        if self.watch.damaged() {
-            return false;
+        return self.watch.damaged();
+        #[cfg(not(unix))]
+        false
+    }
+
+    fn access(&self) -> MutexGuard<'_, Access> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_access_known(&self, meta: &Metadata) -> bool {
+        *self.access() == Access::of(meta)
+    }
+
+    /// True where something else than a change of its bytes has happened to the file, which is known
+    /// from then on.
+    fn is_explained(&self, meta: &Metadata) -> bool {
+        let now = Access::of(meta);
+        let mut access = self.access();
+        let is_other = now.differs_beside_time(&access) || !now.is_at(&self.path);
+        if is_other && sample(&self.map) == self.sample {
+            *access = now;
+            return true;
         }
-        self.file.metadata().is_ok_and(|meta| State::of(&meta) == self.found)
+        false
+    }
+}
+
+/// Bytes from all over a map, its first and last among them, as a number.
+fn sample(map: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let head = |bytes: &[u8]| hasher.write(&bytes[..bytes.len().min(PIECE)]);
+    map.chunks(map.len().div_ceil(PIECES).max(1)).for_each(head);
+    hasher.write(&map[map.len().saturating_sub(PIECE)..]);
+    hasher.finish()
+}
+
+#[cfg(not(windows))]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Others may read, rename and remove it meanwhile.
+#[cfg(windows)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::windows::fs::OpenOptionsExt;
+    const READ: u32 = 1;
+    const DELETE: u32 = 4;
+    File::options().read(true).share_mode(READ | DELETE).open(path)
+}
+
+#[cfg(unix)]
+mod access {
+    use std::fs::Metadata;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    /// Who may do what with a file, by which names, and when anything about it has last changed.
+    #[derive(PartialEq)]
+    pub(super) struct Access {
+        changed: (i64, i64),
+        id: (u64, u64),
+        links: u64,
+        allowed: (u32, u32, u32),
+    }
+
+    impl Access {
+        pub(super) fn of(meta: &Metadata) -> Access {
+            Access {
+                changed: (meta.ctime(), meta.ctime_nsec()),
+                id: (meta.dev(), meta.ino()),
+                links: meta.nlink(),
+                allowed: (meta.mode(), meta.uid(), meta.gid()),
+            }
+        }
+
+        /// True where there is a reason for another time that is not another content.
+        pub(super) fn differs_beside_time(&self, before: &Access) -> bool {
+            (self.links, self.allowed) != (before.links, before.allowed)
+        }
+
+        /// True where the file still has this name.
+        pub(super) fn is_at(&self, path: &Path) -> bool {
+            std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.id)
+        }
+    }
+}
+
+/// Nobody else can write to the file here.
+#[cfg(not(unix))]
+mod access {
+    use std::fs::Metadata;
+    use std::path::Path;
+
+    #[derive(PartialEq)]
+    pub(super) struct Access;
+
+    impl Access {
+        pub(super) fn of(_meta: &Metadata) -> Access {
+            Access
+        }
+
+        pub(super) fn differs_beside_time(&self, _before: &Access) -> bool {
+            false
+        }
+
+        pub(super) fn is_at(&self, _path: &Path) -> bool {
+            true
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Fixtures with more in them than they had: keys in front of theirs, tensors behind theirs.
 #![allow(dead_code, reason = "every test binary takes what it needs")]
 
-use infer::gguf::File;
+use infer::gguf::writer::Writer;
+use infer::gguf::{File, Value};
 
 /// A file, and what is added to it.
 pub(crate) struct Edit {
@@ -102,5 +103,26 @@ impl Edit {
     /// What has come of it.
     pub(crate) fn made(&self) -> File {
         File::parse(self.bytes()).unwrap()
+    }
+}
+
+/// Copies all metadata but some keys.
+pub(crate) fn copy_metadata(from: &File, to: &mut Writer, but: &[&str]) {
+    for (key, value) in from.metadata().filter(|(key, _)| !but.contains(key)) {
+        match value {
+            Value::String(_) => to.str(key, value.as_str().unwrap()),
+            Value::U32(v) => to.u32(key, v),
+            Value::F32(v) => to.f32(key, v),
+            Value::Bool(v) => to.bool(key, v),
+            Value::Array(a) => match (a.strings(), a.floats(), a.integers()) {
+                (Some(strings), _, _) => to.strings(key, &strings.collect::<Vec<_>>()),
+                (_, Some(floats), _) => to.f32s(key, &floats),
+                (_, _, Some(integers)) => {
+                    to.i32s(key, &integers.iter().map(|i| i32::try_from(*i).unwrap()).collect::<Vec<_>>())
+                }
+                _ => panic!("{key}"),
+            },
+            other => panic!("{key}: {other:?}"),
+        };
     }
 }

@@ -55,7 +55,12 @@ pub(crate) fn golden(path: &Path, prompt: &str, logits: &str) -> (Vec<u32>, Vec<
 
 /// True when everything is to be tested, not only what is quick.
 pub(crate) fn full() -> bool {
-    std::env::var("INFER_TEST_FULL").is_ok_and(|v| v == "1")
+    match std::env::var("INFER_TEST_FULL").as_deref() {
+        Ok("1") => true,
+        Ok("" | "0") | Err(_) => false,
+        // Whoever means all should not get some.
+        Ok(other) => panic!("INFER_TEST_FULL={other}: must be 1 (on) or 0 (off)"),
+    }
 }
 
 /// Says something on the real stderr: what goes through `eprintln!` is only shown of a test

@@ -47,7 +47,9 @@ pub(super) fn exit(code: i32) -> ! {
 
 /// True of a signal that a process has sent, not the system.
 fn is_sent(info: &siginfo_t) -> bool {
-    info.si_code <= 0 || info.si_code == libc::SI_USER
+    // `SI_USER`, which libc has for some systems only.
+    const BY_KILL: c_int = if cfg!(target_vendor = "apple") { 0x10001 } else { 0 };
+    info.si_code <= 0 || info.si_code == BY_KILL
 }
 
 fn is_ignored(signal: c_int) -> bool {

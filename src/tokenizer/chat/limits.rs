@@ -192,14 +192,15 @@ impl Limits {
         });
     }
 
-    /// Runs on a thread of its own for as long as is allowed.
+    /// Runs on a thread of its own for as long as is allowed. Gives what is wrong with the template
+    /// where the time is over or the thread has failed.
     ///
     /// # Errors
-    /// What went wrong with the thread, or that the time is over.
+    /// [`crate::Error::Device`] where there is no thread to be had: that is not the template's fault.
     pub(super) fn in_time<T: Send + 'static>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
+    ) -> crate::Result<Result<T, String>> {
         say_no_panics();
         let (send, receive) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(THREAD.to_owned()).stack_size(self.stack);
@@ -207,11 +208,17 @@ impl Limits {
             // Nobody may be waiting any more.
             let _ = send.send(work());
         });
-        started.map_err(|e| format!("no thread to render on: {e}"))?;
-        receive.recv_timeout(self.time).map_err(|e| match e {
+        started.map_err(|e| {
+            let stack = self.stack >> 20;
+            crate::Error::Device(format!(
+                "no thread for the chat template, with a stack of {stack} MiB of address space: {e} (--raw does \
+                 without the template)"
+            ))
+        })?;
+        Ok(receive.recv_timeout(self.time).map_err(|e| match e {
             mpsc::RecvTimeoutError::Timeout => "it takes more time than it may".to_owned(),
             mpsc::RecvTimeoutError::Disconnected => "rendering it failed".to_owned(),
-        })
+        }))
     }
 }
 

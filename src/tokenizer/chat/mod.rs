@@ -118,7 +118,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Request`] if the template is wrong, refuses the conversation, or would take
-    /// more time or memory than it may.
+    /// more time or memory than it may; [`Error::Device`] where there is no thread to render on.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let turns: Vec<Turn> = messages.iter().map(Turn::from).collect();
         self.write(&turns, add_generation_prompt).map_err(|failure| failure.error)
@@ -152,6 +152,8 @@ impl ChatTemplate {
             let messages = turns.iter().map(Turn::value).collect();
             template.run(limits, messages, add_generation_prompt)
         });
+        // Where there was no thread there will be none for another try.
+        let rendered = rendered.map_err(|error| Failure { error, spent: true })?;
         rendered.unwrap_or_else(|why| Err(Failure { spent: true, ..Failure::new(None, &why) }))
     }
 

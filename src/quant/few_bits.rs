@@ -56,7 +56,12 @@ pub(super) fn mxfp4(b: &[u8], out: &mut Block) {
         out.levels[i + 16] = E2M1[usize::from(q >> 4)];
     }
     let e = u32::from(b[0]);
-    let bits = if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 };
+    let bits = match e {
+        0..2 => 0x0020_0000 << e,
+        // By the standard of these formats (OCP MX 1.0, 5.4.1) this one is no number.
+        255 => 0x7fc0_0000,
+        _ => (e - 1) << 23,
+    };
     out.set(0..2, f32::from_bits(bits), 0.0);
 }
 

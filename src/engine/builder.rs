@@ -1,9 +1,10 @@
 //! Building a program's dispatches: pipelines of the stages' kernels, bound to their buffers.
 
 use super::device::{Gpu, Pipeline, Range};
+use super::dispatch::{Dispatch, Few, Kind};
 use super::gpu::BATCH;
 use super::overlap::{Arena, Names};
-use super::program::{Dispatch, Few, Kind, Program};
+use super::program::Program;
 use super::stage::{Attends, Stage, attention, raw_rows, route, routing, score_stride, settle, stream};
 use super::tuning::Tuning;
 use super::upload::Store;

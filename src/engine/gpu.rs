@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::device::Gpu;
+use super::dispatch::Step;
 use super::kept::Kept;
 use super::profile::{self, Limits, Profile};
-use super::program::{Program, Programs, Step};
+use super::program::{Program, Programs};
 use super::upload::Store;
 use super::{Counters, Engine, Info, Options, Progress};
 use crate::kernels::sample::Sampling;

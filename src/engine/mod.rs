@@ -8,6 +8,7 @@ mod builder;
 mod case;
 pub mod cpu;
 pub mod device;
+mod dispatch;
 pub mod generate;
 pub mod gpu;
 mod kept;

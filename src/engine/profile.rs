@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::device::Gpu;
-use super::program::{Dispatch, Programs, Step};
+use super::dispatch::{Dispatch, Step};
+use super::program::Programs;
 use crate::kernels::probe;
 use crate::kernels::sample::Sampling;
 use crate::{Error, Result};

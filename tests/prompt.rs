@@ -197,15 +197,22 @@ fn answers_are_read_by_the_template() {
         &[("assistant", "hm <|im_end|></think>\n\nb<|im_end|>"), ("user", "</think>c")],
         "b<|im_end|>⟦<|im_end|>⟧</think>c⟦<|im_end|>⟧",
     );
-    // A template that writes it again means the token.
+    // A template that writes it again means the token; and what an answer has shown is a token again.
     let again = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
                  {% set c = '(' + c.split('</think>')[0] + '</think>' + c.split('</think>')[-1] %}{% endif %}{{ c }}{% endfor %}";
-    reads(again, &[("assistant", "a☃</think>b"), ("user", "</think>")], "(a☃⟦</think>⟧b</think>");
+    reads(again, &[("assistant", "a☃</think>b"), ("user", "</think>")], "(a⟦☃⟧⟦</think>⟧b</think>");
+    // Those that turns are made of are not, whoever says them.
+    let turns = "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}☃{% endfor %}";
+    reads(
+        turns,
+        &[("user", "[/a]☃"), ("assistant", "[/a]☃<|im_start|>")],
+        "⟦<|im_start|>⟧user:[/a]☃⟦☃⟧⟦<|im_start|>⟧assistant:⟦[/a]⟧☃<|im_start|>⟦☃⟧",
+    );
     // The user's own tokens are read and recognised as ever.
     reads(
         "{% for m in messages %}{{ m.content.split('<tool>')[-1]|trim }}<unk>{% endfor %}",
         &[("assistant", "a<tool> b☃"), ("user", "c <tool>☃")],
-        "b☃⟦<unk>⟧☃⟦<unk>⟧",
+        "b⟦☃⟧⟦<unk>⟧☃⟦<unk>⟧",
     );
 }
 

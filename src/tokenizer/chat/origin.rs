@@ -35,7 +35,9 @@ pub(super) fn find(
     text: &str,
     prompt: bool,
 ) -> Result<Vec<Range<usize>>> {
-    let search = Search { template, tokenizer, turns, text, prompt };
+    let mut search = Search { template, tokenizer, turns, text, prompt, structure: None };
+    search.structure = search.around_a_message()?;
+    let search = search;
     let whole = |turn: &Turn| search.tokens(turn, &|_| true);
     let with_seams = |turn: &Turn| [whole(turn), search.seams(turn)].concat();
     if turns.iter().all(|turn| with_seams(turn).is_empty()) {
@@ -56,9 +58,7 @@ pub(super) fn find(
     }
     // Where none of the tokens is left, there is nothing to tell apart.
     let said: HashSet<u32> = turns.iter().flat_map(|turn| search.ids(turn)).collect();
-    let written = tokenizer.specials.cut(text, &[]).into_iter();
-    let mut written = written.filter_map(|part| if let Part::Token(id) = part { Some(id) } else { None });
-    let Some(id) = written.find(|id| said.contains(id)) else { return Ok(vec![]) };
+    let Some(id) = search.written(text).find(|id| said.contains(id)) else { return Ok(vec![]) };
     Err(Error::Request(format!(
         "a message has the text of the special token {:?}, which the model's chat template changes: \
          --special takes it as the token, --raw does without the template",
@@ -75,22 +75,48 @@ struct Search<'a> {
     turns: &'a [Turn],
     text: &'a str,
     prompt: bool,
+    /// The special tokens that the template writes around a user's message; none if it cannot be told.
+    structure: Option<HashSet<u32>>,
 }
 
 impl Search<'_> {
-    /// A token that the model's answers show is a token again where it stands in one.
+    /// A token that the model's answers show is a token again where it stands in one, unless turns are made
+    /// of it.
     fn counts(&self, turn: &Turn, id: u32) -> bool {
-        turn.role != MODEL || self.tokenizer.bytes(id).is_empty()
+        let is_structure = || self.structure.as_ref().is_none_or(|ids| ids.contains(&id));
+        turn.role != MODEL || self.tokenizer.bytes(id).is_empty() || is_structure()
     }
 
-    /// One character of each special token in a message. Not the first nor the last, which a
-    /// template may look at.
+    /// See [`Search::structure`]. Only asked for where a message of the model's has a special token.
+    fn around_a_message(&self) -> Result<Option<HashSet<u32>>> {
+        let has = |turn: &Turn| self.tokenizer.specials.begin(&turn.content, |_| true).next().is_some();
+        if !self.turns.iter().any(|turn| turn.role == MODEL && has(turn)) {
+            return Ok(None);
+        }
+        let Some(turn) = self.turns.iter().find(|turn| turn.role != MODEL) else { return Ok(None) };
+        match self.template.write(&[turn.of_user("-")], false) {
+            Ok(text) => Ok(Some(self.written(&text).collect())),
+            Err(Failure { spent: true, error }) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The special tokens in a text.
+    fn written(&self, text: &str) -> impl Iterator<Item = u32> {
+        let parts = self.tokenizer.specials.cut(text, &[]).into_iter();
+        parts.filter_map(|part| if let Part::Token(id) = part { Some(id) } else { None })
+    }
+
+    /// The characters of each special token in a message, with those of tokens within it. Not the first nor
+    /// the last, which a template may look at.
     fn tokens(&self, turn: &Turn, counts: &dyn Fn(u32) -> bool) -> Places {
         let found = self.tokenizer.specials.begin(&turn.content, |id| self.counts(turn, id) && counts(id));
-        let inner = found.filter_map(|found| {
-            let token = turn.content.get(found.start..found.end)?;
-            let (at, c) = token.char_indices().take(2).last()?;
-            Some(found.start + at..found.start + at + c.len_utf8())
+        let inner = found.flat_map(|found| {
+            let token = turn.content.get(found.start..found.end).unwrap_or_default();
+            let count = token.chars().count();
+            let inner =
+                token.char_indices().skip(usize::from(count > 1)).take(count.saturating_sub(2).max(1));
+            inner.map(move |(at, c)| found.start + at..found.start + at + c.len_utf8())
         });
         inner.collect()
     }

@@ -46,6 +46,11 @@ impl Turn {
         Value::from_pairs([("role", Value::from(&*self.role)), ("content", content)])
     }
 
+    /// A user's turn in the same form.
+    pub(super) fn of_user(&self, content: &str) -> Turn {
+        Turn { role: "user".to_owned(), content: content.to_owned(), ..self.clone() }
+    }
+
     /// The same with another text, of which not one character is the same.
     fn disguised(&self) -> Turn {
         let other = |c: char| match c {

@@ -44,6 +44,8 @@ const SOURCE: usize = 256 << 10;
 const STACK_PER_FUEL: usize = 128;
 /// More of it for each byte of template: the compiler takes at most 400 for one.
 const STACK_PER_BYTE: usize = 1024;
+/// Address space that is to be left beside that stack: allocators take some of it for each thread.
+const ROOM: usize = 32 << 20;
 /// The name of the rendering thread.
 const THREAD: &str = "chat template";
 /// The time for a conversation of no length: with all that comes before and after, a refusal takes
@@ -204,17 +206,22 @@ impl Limits {
         say_no_panics();
         let (send, receive) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(THREAD.to_owned()).stack_size(self.stack);
-        let started = thread.spawn(move || {
-            // Nobody may be waiting any more.
-            let _ = send.send(work());
-        });
-        started.map_err(|e| {
+        let refused = |e: &dyn std::fmt::Display| {
             let stack = self.stack >> 20;
             crate::Error::Device(format!(
                 "no thread for the chat template, with a stack of {stack} MiB of address space: {e} (--raw does \
                  without the template)"
             ))
-        })?;
+        };
+        // Where the stack took the last of it, the next allocation would end the process.
+        let mut room: Vec<u8> = Vec::new();
+        room.try_reserve_exact(self.stack.saturating_add(ROOM)).map_err(|e| refused(&e))?;
+        drop(room);
+        let started = thread.spawn(move || {
+            // Nobody may be waiting any more.
+            let _ = send.send(work());
+        });
+        started.map_err(|e| refused(&e))?;
         Ok(receive.recv_timeout(self.time).map_err(|e| match e {
             mpsc::RecvTimeoutError::Timeout => "it takes more time than it may".to_owned(),
             mpsc::RecvTimeoutError::Disconnected => "rendering it failed".to_owned(),

@@ -87,6 +87,7 @@ fn a_key_that_says_what_is_so_anyway_changes_nothing() {
         ("attention.causal", Set::Bool(true)),
         ("attention.causal", Set::U32(1)),
         ("pooling_type", Set::U32(0)),
+        ("pooling_type", Set::I32(-1)),
         ("vision.block_count", Set::U32(27)),
         ("rope.scaling.alpha", Set::F32(1.0)),
         ("rope.dimension_sections", Set::U32s(&[0, 0, 0, 0])),

@@ -80,7 +80,14 @@ pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&st
         match turn(&mut session, prompter, &messages) {
             Ok(answer) => {
                 pressed = answer.interrupted();
-                messages.push(Message { role: "assistant".to_owned(), content: answer.text });
+                let said = said(&answer.text);
+                if said.trim().is_empty() {
+                    // Many templates refuse a conversation with an empty answer in it.
+                    messages.pop();
+                    output::say("the answer is empty: it and the message are not kept");
+                    continue;
+                }
+                messages.push(Message { role: "assistant".to_owned(), content: said.to_owned() });
             }
             Err(Error::Request(why)) => {
                 messages.pop();
@@ -89,6 +96,15 @@ pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&st
             Err(e) => return Err(e),
         }
     }
+}
+
+/// What a model says to the user, of an answer that has parts: a template of this format (OpenAI's harmony) writes
+/// the marks of the last part itself, and refuses a conversation that has them.
+fn said(answer: &str) -> &str {
+    if !answer.contains("<|channel|>") {
+        return answer;
+    }
+    answer.rsplit("<|message|>").next().unwrap_or(answer)
 }
 
 /// One answer.
@@ -122,4 +138,19 @@ fn turn(session: &mut Session, prompter: &Prompter, messages: &[Message]) -> Res
         ));
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::said;
+
+    #[test]
+    fn the_last_part_of_an_answer_is_what_it_says() {
+        let parts =
+            "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Yes.";
+        assert_eq!(said(parts), "Yes.");
+        for whole in ["", "Yes.", "a <|message|> b", "[THINK]hm[/THINK]Yes."] {
+            assert_eq!(said(whole), whole);
+        }
+    }
 }

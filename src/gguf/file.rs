@@ -162,7 +162,7 @@ impl Walked {
     }
 }
 
-/// A key that says one thing of the model in a part, another in the first one. Tools write no more into parts behind
+/// A key that says something of the model in a part, and another thing or nothing in the first one. Tools write no more into parts behind
 /// the first than which they are; where there is more, it must fit.
 fn contradiction((bytes, entries): (&[u8], &[Entry]), first: (&[u8], &[Entry])) -> Option<String> {
     let architecture = find(first.1, first.0, "general.architecture").and_then(|value| value.as_str());
@@ -177,7 +177,8 @@ fn contradiction((bytes, entries): (&[u8], &[Entry]), first: (&[u8], &[Entry])) 
     let mut shared = keys.filter(|key| of_model(key));
     let differs = |key: &&str| {
         let there = find(first.1, first.0, key);
-        there.is_some() && there != find(entries, bytes, key)
+        let counts = there.is_some() || of_architecture(key) || key.starts_with("tokenizer.");
+        counts && there != find(entries, bytes, key)
     };
     shared.find(differs).map(str::to_owned)
 }

@@ -140,7 +140,7 @@ impl Tokenizer {
     /// cannot write.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>> {
         let plain = if special == Special::Recognise { 0..0 } else { 0..text.len() };
-        self.encode_parts(text, std::slice::from_ref(&plain))
+        self.encode_parts(text, std::slice::from_ref(&plain), &[])
     }
 
     /// The ids of a conversation, and nothing added. What is not recognised as a special token is
@@ -149,17 +149,17 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>> {
-        self.encode_parts(&rendered.text, &rendered.plain)
+        self.encode_parts(&rendered.text, &rendered.plain, &rendered.structure)
     }
 
-    /// `plain`: where no special tokens are recognised but those that always are, in order.
-    fn encode_parts(&self, text: &str, plain: &[Range<usize>]) -> Result<Vec<u32>> {
+    /// `plain`: where no special tokens are recognised but those that always are, in order; `structure`: nor these.
+    fn encode_parts(&self, text: &str, plain: &[Range<usize>], structure: &[u32]) -> Result<Vec<u32>> {
         if u32::try_from(text.len()).is_err() {
             return Err(Error::Request("the text is longer than 4 GiB".to_owned()));
         }
         let mut ids = Vec::new();
         let mut first = true;
-        for part in self.specials.cut(text, plain) {
+        for part in self.specials.cut(text, plain, structure) {
             match (part, &self.scheme) {
                 (Part::Token(id), _) => ids.push(id),
                 (Part::Text(text), Scheme::Bpe(bpe)) => bpe.encode(text, &mut ids)?,

@@ -87,14 +87,14 @@ impl Specials {
         Specials { entries, starts }
     }
 
-    /// Cuts a text at its special tokens: at the user's own everywhere, at the others where they do not
-    /// reach into one of these ranges, which are in order.
-    pub(super) fn cut<'a>(&self, text: &'a str, plain: &[Range<usize>]) -> Vec<Part<'a>> {
+    /// Cuts a text at its special tokens: at the user's own everywhere, at the others and at `structure` where
+    /// they do not reach into one of these ranges, which are in order.
+    pub(super) fn cut<'a>(&self, text: &'a str, plain: &[Range<usize>], structure: &[u32]) -> Vec<Part<'a>> {
         let bytes = text.as_bytes();
         let waiting = |at: usize, room: usize| -> Option<Waiting> {
             let next = plain.get(plain.partition_point(|range| range.end <= at));
             let free = next.map_or(room, |range| range.start.saturating_sub(at));
-            let index = self.longest(&bytes[at..at + room], free)?;
+            let index = self.longest(&bytes[at..at + room], free, structure)?;
             let entry = &self.entries[index];
             Some((entry.text.len(), Reverse(entry.id), Reverse(at), index))
         };
@@ -133,19 +133,24 @@ impl Specials {
         parts
     }
 
-    /// Where in a text special tokens begin that are not recognised in any text, and the end of the
-    /// shortest there. `counts`: whether a token is looked for.
+    /// Where in a text special tokens begin, and the end of the shortest there. `counts`: whether a token is
+    /// looked for, by its id and whether it is recognised in any text.
     pub(super) fn begin<'a>(
         &'a self,
         text: &'a str,
-        counts: impl Fn(u32) -> bool + 'a,
+        counts: impl Fn(u32, bool) -> bool + 'a,
     ) -> impl Iterator<Item = Found> + 'a {
         (0..text.len()).filter_map(move |at| {
             let here = text.as_bytes().get(at..).unwrap_or(&[]);
             let mut entries = self.at(here).map(|index| &self.entries[index]);
-            let entry = entries.find(|entry| !entry.always && counts(entry.id))?;
+            let entry = entries.find(|entry| counts(entry.id, entry.always))?;
             Some(Found { start: at, end: at + entry.text.len(), id: entry.id })
         })
+    }
+
+    /// Whether a token is recognised in any text.
+    pub(super) fn is_always(&self, id: u32) -> bool {
+        self.entries.iter().any(|entry| entry.id == id && entry.always)
     }
 
     /// Whether a token that is not recognised in any text could begin before this one and end in it
@@ -160,9 +165,10 @@ impl Specials {
     }
 
     /// The longest entry with which a text begins: of those that are not recognised in any text,
-    /// the longest of at most `free` bytes.
-    fn longest(&self, text: &[u8], free: usize) -> Option<usize> {
-        let fits = |entry: &Entry| entry.always || entry.text.len() <= free;
+    /// and of `structure`, the longest of at most `free` bytes.
+    fn longest(&self, text: &[u8], free: usize, structure: &[u32]) -> Option<usize> {
+        let always = |entry: &Entry| entry.always && !structure.contains(&entry.id);
+        let fits = |entry: &Entry| always(entry) || entry.text.len() <= free;
         let mut found: Option<usize> = None;
         for index in self.at(text).filter(|index| fits(&self.entries[*index])) {
             // Of two with the same text, the first.
@@ -253,7 +259,7 @@ mod tests {
             });
             let specials = Specials::of(entries.collect());
             let plain = plain.0.min(plain.1)..plain.0.max(plain.1);
-            let parts = specials.cut(&text, std::slice::from_ref(&plain));
+            let parts = specials.cut(&text, std::slice::from_ref(&plain), &[]);
             prop_assert_eq!(parts, one_by_one(&specials, &text, &plain));
         }
     }

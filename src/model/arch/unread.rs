@@ -22,9 +22,11 @@ pub(super) fn refuse(keys: &Keys<'_>, spec: &Spec) -> Result<()> {
             more += 1;
             continue;
         }
-        let name = shown(keys.name(key).as_bytes());
-        flags.push(format!("--ignore-key {name}"));
-        found.push(format!("{name} = {}", brief(*value)));
+        let name = keys.name(key);
+        // What a shell would act upon is nobody's to paste.
+        let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        flags.push(format!("--ignore-key {}", if is_plain { &*name } else { "NAME" }));
+        found.push(format!("{} = {}", shown(name.as_bytes()), brief(*value)));
     }
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Err(Error::Unsupported(format!(
@@ -44,6 +46,8 @@ fn without_effect(spec: &Spec, key: &str, value: Value<'_>) -> bool {
     match key {
         // The embedding's rows are what counts.
         "vocab_size" => true,
+        // Nothing is put together of the rows, or nobody has said how.
+        "pooling_type" => is(&[-1.0, 0.0]),
         // Of the other kind of norm; converters write both where a configuration has both.
         "attention.layer_norm_epsilon" | "attention.layer_norm_rms_epsilon" => true,
         // How the scaling came about.
@@ -95,7 +99,6 @@ const ABSENT_AT_ZERO: &[&str] = &[
     "moe_latent_size",
     "n_deepstack_layers",
     "nextn_predict_layers",
-    "pooling_type",
     "rescale_every_n_layers",
     "rope.dimension_sections",
     "router_logit_softcapping",

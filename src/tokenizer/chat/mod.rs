@@ -54,6 +54,8 @@ pub struct Rendered {
     pub text: String,
     /// Where it has no special tokens but those that are recognised in any text. In order.
     pub(super) plain: Vec<Range<usize>>,
+    /// Tokens that would be recognised in any text, and are not in `plain` either: turns are made of them.
+    pub(super) structure: Vec<u32>,
 }
 
 /// Why a conversation was not rendered.
@@ -136,11 +138,11 @@ impl ChatTemplate {
         // Renderings are compared: it is the same time for all.
         let template = ChatTemplate { now: Some(self.now.unwrap_or_else(time_of_day)), ..self.clone() };
         let (turns, text) = turns::shown(&template, messages, true)?;
-        let plain = match special {
-            Special::Recognise => vec![],
+        let (plain, structure) = match special {
+            Special::Recognise => (vec![], vec![]),
             Special::AsText => origin::find(&template, tokenizer, &turns, &text, true)?,
         };
-        Ok(Rendered { text, plain })
+        Ok(Rendered { text, plain, structure })
     }
 
     fn write(&self, turns: &[Turn], add_generation_prompt: bool) -> Result<String, Failure> {

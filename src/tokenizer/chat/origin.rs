@@ -23,47 +23,27 @@ const MODEL: &str = "assistant";
 /// Special tokens in the model's messages that a template may look for.
 const NAMED: usize = 16;
 
-/// The ranges of a rendering in which special tokens are not recognised, in order.
+/// The ranges of a rendering in which special tokens are not recognised, in order; and which of those that
+/// would be recognised in any text are not, there.
 ///
 /// # Errors
 /// [`Error::Request`] where a template has taken a special token's text apart, so that it cannot be
-/// told whether a token is the template's own.
+/// told whether a token is the template's own, or has made one of something else that was said.
 pub(super) fn find(
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
     turns: &[Turn],
     text: &str,
     prompt: bool,
-) -> Result<Vec<Range<usize>>> {
-    let mut search = Search { template, tokenizer, turns, text, prompt, structure: None };
-    search.structure = search.around_a_message()?;
-    let search = search;
-    let whole = |turn: &Turn| search.tokens(turn, &|_| true);
-    let with_seams = |turn: &Turn| [whole(turn), search.seams(turn)].concat();
-    if turns.iter().all(|turn| with_seams(turn).is_empty()) {
-        return Ok(vec![]);
+) -> Result<(Vec<Range<usize>>, Vec<u32>)> {
+    let mut search = Search { template, tokenizer, turns, text, prompt, around: None, structure: vec![] };
+    search.around = search.around_a_message()?;
+    search.structure = search.tags();
+    let ranges = search.ranges()?;
+    match search.made(&ranges)? {
+        Some(id) => Err(search.refused(id)),
+        None => Ok((ranges, search.structure)),
     }
-    // What a template does to the beginning or the end of a text is no reason to refuse it.
-    if let Some(ranges) = search.rendered(&with_seams)? {
-        return Ok(ranges);
-    }
-    if let Some(ranges) = search.rendered(&whole)? {
-        return Ok(ranges);
-    }
-    // A template reads what the model has said before: where its thoughts end, say.
-    let read = search.read_in_answers()?;
-    let unread = |turn: &Turn| search.tokens(turn, &|id| turn.role != MODEL || !read.contains(&id));
-    if let Some(ranges) = search.rendered(&unread)? {
-        return Ok(ranges);
-    }
-    // Where none of the tokens is left, there is nothing to tell apart.
-    let said: HashSet<u32> = turns.iter().flat_map(|turn| search.ids(turn)).collect();
-    let Some(id) = search.written(text).find(|id| said.contains(id)) else { return Ok(vec![]) };
-    Err(Error::Request(format!(
-        "a message has the text of the special token {:?}, which the model's chat template changes: \
-         --special takes it as the token, --raw does without the template",
-        tokenizer.piece(id)
-    )))
 }
 
 /// Characters of a message that are to be marked.
@@ -76,41 +56,129 @@ struct Search<'a> {
     text: &'a str,
     prompt: bool,
     /// The special tokens that the template writes around a user's message; none if it cannot be told.
-    structure: Option<HashSet<u32>>,
+    around: Option<HashSet<u32>>,
+    /// Those of them that would be recognised in any text.
+    structure: Vec<u32>,
 }
 
 impl Search<'_> {
+    /// See [`find`].
+    fn ranges(&self) -> Result<Vec<Range<usize>>> {
+        let whole = |turn: &Turn| self.tokens(turn, &|_| true);
+        let with_seams = |turn: &Turn| [whole(turn), self.seams(turn)].concat();
+        if self.turns.iter().all(|turn| with_seams(turn).is_empty()) {
+            return Ok(vec![]);
+        }
+        // What a template does to the beginning or the end of a text is no reason to refuse it.
+        if let Some(ranges) = self.rendered(&with_seams)? {
+            return Ok(ranges);
+        }
+        if let Some(ranges) = self.rendered(&whole)? {
+            return Ok(ranges);
+        }
+        // A template reads what the model has said before: where its thoughts end, say.
+        let read = self.read_in_answers()?;
+        let unread = |turn: &Turn| self.tokens(turn, &|id| turn.role != MODEL || !read.contains(&id));
+        if let Some(ranges) = self.rendered(&unread)? {
+            return Ok(ranges);
+        }
+        // Where none of the tokens is left, there is nothing to tell apart.
+        let said: HashSet<u32> = self.turns.iter().flat_map(|turn| self.ids(turn)).collect();
+        match self.written(self.text, &[], &[]).find(|id| said.contains(id)) {
+            Some(id) => Err(self.refused(id)),
+            None => Ok(vec![]),
+        }
+    }
+
+    fn refused(&self, id: u32) -> Error {
+        Error::Request(format!(
+            "a message has the text of the special token {:?}, which the model's chat template changes: \
+             --special takes it as the token, --raw does without the template",
+            self.tokenizer.piece(id)
+        ))
+    }
+
+    /// A special token that a template has made of what somebody other than the model says, by leaving
+    /// letters out or changing their case: there are fewer of it if something else is said.
+    fn made(&self, ranges: &[Range<usize>]) -> Result<Option<u32>> {
+        let said = || self.turns.iter().filter(|turn| turn.role != MODEL).map(|turn| &*turn.content);
+        let structure = &*self.structure;
+        let written: Vec<u32> = self.written(self.text, ranges, structure).collect();
+        let ids: HashSet<u32> = written.iter().copied().collect();
+        let could = |id: &u32| {
+            if self.tokenizer.specials.is_always(*id) && !structure.contains(id) {
+                return false;
+            }
+            let piece = String::from_utf8_lossy(self.tokenizer.vocab.raw(*id));
+            said().any(|text| is_within(&piece, text))
+        };
+        let suspects: Vec<u32> = ids.into_iter().filter(could).collect();
+        if suspects.is_empty() {
+            return Ok(None);
+        }
+        let other = |turn: &Turn| if turn.role == MODEL { turn.clone() } else { turn.disguised() };
+        let others: Vec<Turn> = self.turns.iter().map(other).collect();
+        let there: Vec<u32> = match self.template.write(&others, self.prompt) {
+            Ok(text) => self.written(&text, &[], structure).collect(),
+            Err(Failure { spent: true, error }) => return Err(error),
+            Err(_) => vec![],
+        };
+        let count = |ids: &[u32], id: u32| ids.iter().filter(|other| **other == id).count();
+        Ok(suspects.into_iter().find(|id| count(&written, *id) > count(&there, *id)))
+    }
+
+    /// Of the tokens around a message those that look like tags and would be recognised in any text:
+    /// their kind says so, and the template says that they are more.
+    fn tags(&self) -> Vec<u32> {
+        let is_tag = |id: &u32| {
+            let raw = self.tokenizer.vocab.raw(*id);
+            matches!((raw.first(), raw.last()), (Some(b'<'), Some(b'>')) | (Some(b'['), Some(b']')))
+        };
+        let around = self.around.iter().flatten().copied();
+        around.filter(|id| self.tokenizer.specials.is_always(*id) && is_tag(id)).collect()
+    }
+
     /// A token that the model's answers show is a token again where it stands in one, unless turns are made
-    /// of it.
-    fn counts(&self, turn: &Turn, id: u32) -> bool {
-        let is_structure = || self.structure.as_ref().is_none_or(|ids| ids.contains(&id));
+    /// of it. One that is recognised in any text is text where turns are made of it.
+    fn counts(&self, turn: &Turn, id: u32, always: bool) -> bool {
+        if always {
+            return self.structure.contains(&id);
+        }
+        let is_structure = || self.around.as_ref().is_none_or(|ids| ids.contains(&id));
         turn.role != MODEL || self.tokenizer.bytes(id).is_empty() || is_structure()
     }
 
-    /// See [`Search::structure`]. Only asked for where a message of the model's has a special token.
+    /// See [`Search::around`]. Only asked for where it matters: a message of the model's has a special token, or
+    /// another one that is recognised in any text.
     fn around_a_message(&self) -> Result<Option<HashSet<u32>>> {
-        let has = |turn: &Turn| self.tokenizer.specials.begin(&turn.content, |_| true).next().is_some();
-        if !self.turns.iter().any(|turn| turn.role == MODEL && has(turn)) {
+        let has = |turn: &Turn| {
+            let counts = |_, always| always || turn.role == MODEL;
+            self.tokenizer.specials.begin(&turn.content, counts).next().is_some()
+        };
+        if !self.turns.iter().any(has) {
             return Ok(None);
         }
         let Some(turn) = self.turns.iter().find(|turn| turn.role != MODEL) else { return Ok(None) };
         match self.template.write(&[turn.of_user("-")], false) {
-            Ok(text) => Ok(Some(self.written(&text).collect())),
+            Ok(text) => Ok(Some(self.written(&text, &[], &[]).collect())),
             Err(Failure { spent: true, error }) => Err(error),
             Err(_) => Ok(None),
         }
     }
 
-    /// The special tokens in a text.
-    fn written(&self, text: &str) -> impl Iterator<Item = u32> {
-        let parts = self.tokenizer.specials.cut(text, &[]).into_iter();
+    /// The special tokens in a text, where they are recognised.
+    fn written(&self, text: &str, plain: &[Range<usize>], structure: &[u32]) -> impl Iterator<Item = u32> {
+        let parts = self.tokenizer.specials.cut(text, plain, structure).into_iter();
         parts.filter_map(|part| if let Part::Token(id) = part { Some(id) } else { None })
     }
 
     /// The characters of each special token in a message, with those of tokens within it. Not the first nor
     /// the last, which a template may look at.
     fn tokens(&self, turn: &Turn, counts: &dyn Fn(u32) -> bool) -> Places {
-        let found = self.tokenizer.specials.begin(&turn.content, |id| self.counts(turn, id) && counts(id));
+        let found = self
+            .tokenizer
+            .specials
+            .begin(&turn.content, |id, always| self.counts(turn, id, always) && counts(id));
         let inner = found.flat_map(|found| {
             let token = turn.content.get(found.start..found.end).unwrap_or_default();
             let count = token.chars().count();
@@ -136,7 +204,7 @@ impl Search<'_> {
 
     /// The special tokens in a message.
     fn ids(&self, turn: &Turn) -> Vec<u32> {
-        let found = self.tokenizer.specials.begin(&turn.content, |id| self.counts(turn, id));
+        let found = self.tokenizer.specials.begin(&turn.content, |id, always| self.counts(turn, id, always));
         found.map(|found| found.id).collect()
     }
 
@@ -182,6 +250,12 @@ impl Search<'_> {
             ('\u{fdd0}'..='\u{fdef}').chain('\u{f0000}'..='\u{ffffd}').filter(|c| !used.contains(c));
         Some([free.next()?, free.next()?])
     }
+}
+
+/// Whether a text has these characters in this order, whatever stands between them, in any case.
+fn is_within(characters: &str, text: &str) -> bool {
+    let mut text = text.chars().flat_map(char::to_lowercase);
+    characters.chars().flat_map(char::to_lowercase).all(|c| text.any(|other| other == c))
 }
 
 fn insert(content: &str, mut places: Places, [open, close]: [char; 2]) -> String {

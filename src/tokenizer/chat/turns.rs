@@ -52,7 +52,7 @@ impl Turn {
     }
 
     /// The same with another text, of which not one character is the same.
-    fn disguised(&self) -> Turn {
+    pub(super) fn disguised(&self) -> Turn {
         let other = |c: char| match c {
             'x' => 'y',
             c if c.is_whitespace() => c,

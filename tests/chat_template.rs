@@ -250,6 +250,21 @@ fn what_transformers_has_is_there() {
     renders("{{ 2.5e-1 + 1E+1 }} {{ {none: 1, true: 2}|tojson }}", r#"10.25 {"null": 1, "true": 2}"#);
 }
 
+/// What Python makes one by one is there once.
+#[test]
+fn generators_are_walked_once() {
+    let set = "{% set xs = [1, 2, 3]|select('odd') %}";
+    for (source, expected) in [
+        ("{{ xs|join }}-{{ xs|join }}", "13-"),
+        ("{{ xs|first }}{{ xs|first }}", "13"),
+        ("{% for x in xs %}{{ x }}{% endfor %}{% for x in xs %}{{ x }}{% else %}none{% endfor %}", "13none"),
+        ("{{ xs|list|length }}{% if xs %}true{% endif %}", "2true"),
+        ("{{ xs is iterable }}{{ xs|list }}", "True[1, 3]"),
+    ] {
+        renders(&format!("{set}{source}"), expected);
+    }
+}
+
 #[test]
 fn nothing_else_is_there() {
     for source in [

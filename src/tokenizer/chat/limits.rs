@@ -316,6 +316,9 @@ fn weigh(value: &Value, left: &mut u64, depth: u32) -> Result<(), Error> {
         return Ok(());
     }
     let depth = depth.checked_sub(1).ok_or_else(too_large)?;
+    if let Some(generator) = value.downcast_object_ref::<Generator>() {
+        return generator.left().iter().try_for_each(|item| weigh(item, left, depth));
+    }
     for key in value.try_iter()? {
         weigh(&key, left, depth)?;
         if value.kind() == ValueKind::Map {

@@ -1,8 +1,8 @@
 //! Functions of Jinja2 that minijinja lacks, and values that are Python's rather than lists.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -11,11 +11,17 @@ use super::python::{self, invalid};
 
 /// What Python makes one by one: true even if there is nothing, and with no text.
 #[derive(Debug)]
-pub(super) struct Generator(Vec<Value>);
+pub(super) struct Generator(Mutex<std::vec::IntoIter<Value>>);
 
 impl Generator {
     pub(super) fn of(items: &Value) -> Result<Value, Error> {
-        Ok(Value::from_object(Generator(items.try_iter()?.collect())))
+        let items: Vec<Value> = items.try_iter()?.collect();
+        Ok(Value::from_object(Generator(Mutex::new(items.into_iter()))))
+    }
+
+    /// What nobody has taken yet.
+    pub(super) fn left(&self) -> Vec<Value> {
+        self.0.lock().map(|items| items.as_slice().to_vec()).unwrap_or_default()
     }
 }
 
@@ -25,7 +31,9 @@ impl Object for Generator {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.0.clone())
+        // What one walk has taken is gone for the next, as in Python.
+        let items = Arc::clone(self);
+        Enumerator::Iter(Box::new(std::iter::from_fn(move || items.0.lock().ok()?.next())))
     }
 
     fn is_true(self: &Arc<Self>) -> bool {

@@ -2,8 +2,8 @@
 
 use std::io::ErrorKind;
 
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::{Cmd, DefaultEditor, KeyEvent};
 
 use super::prompt::Prompter;
 use super::session::{Answer, Session};
@@ -34,6 +34,8 @@ pub(super) fn opening(system: Option<&str>) -> Vec<Message> {
 pub(super) fn chat(mut session: Session, prompter: &Prompter, system: Option<&str>) -> Result<()> {
     let failed = |e: ReadlineError| Error::Other(format!("terminal: {e}"));
     let mut editor = DefaultEditor::new().map_err(failed)?;
+    // There is nothing to complete, and code that somebody pastes has tabs.
+    editor.bind_sequence(KeyEvent::from('\t'), Cmd::SelfInsert(1, '\t'));
     let mut messages = opening(system);
     let mut pressed = false;
     if !session.settings.quiet {

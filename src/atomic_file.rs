@@ -4,6 +4,9 @@
 //! renamed when it is finished. One that is not finished is removed: when it is dropped, and by
 //! [`abandon_all`] when a signal ends the process. Nothing is synced: this is about programs that
 //! end, not about machines that do.
+//!
+//! A name that leads to an open file, as `/dev/stdout` does, is no file's: others may write to it before and
+//! behind us, and it may have no name at all. It is written to as it is, as a device or a pipe.
 
 use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -41,7 +44,7 @@ pub(crate) struct AtomicFile {
     place: String,
     /// Until it is closed.
     file: Option<BufWriter<File>>,
-    /// Where it is written, and what becomes of it; no second step for a device or a pipe.
+    /// Where it is written, and what becomes of it; no second step for a device, a pipe or what is open.
     rename: Option<(TempPath, PathBuf)>,
 }
 
@@ -121,6 +124,9 @@ impl Drop for AtomicFile {
 
 /// Opens what is written, and says what becomes of it.
 fn begin(path: &Path) -> io::Result<(File, Option<(TempPath, PathBuf)>)> {
+    if let Some(file) = open_file(path)? {
+        return Ok((file, None));
+    }
     let old = match std::fs::metadata(path) {
         Ok(meta) => Some(meta),
         Err(e) if e.kind() == ErrorKind::NotFound => None,
@@ -133,8 +139,8 @@ fn begin(path: &Path) -> io::Result<(File, Option<(TempPath, PathBuf)>)> {
     }
     let target = followed(path)?;
     let no_name = || io::Error::new(ErrorKind::InvalidInput, "is no file's name");
-    let folder = target.parent().filter(|_| target.file_name().is_some()).ok_or_else(no_name)?;
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    target.file_name().ok_or_else(no_name)?;
+    let folder = folder_of(&target);
     let mut builder = tempfile::Builder::new();
     // However long the target's name is, this one fits.
     builder.prefix(".infer-").suffix(".tmp").rand_bytes(12);
@@ -159,14 +165,78 @@ fn begin(path: &Path) -> io::Result<(File, Option<(TempPath, PathBuf)>)> {
 
 /// The path that links lead to in the end. There need be nothing.
 pub(crate) fn followed(path: &Path) -> io::Result<PathBuf> {
-    let mut path = path.to_owned();
-    for _ in 0..MOST_LINKS {
-        match std::fs::read_link(&path) {
-            Ok(next) => path = path.parent().map_or_else(|| next.clone(), |folder| folder.join(&next)),
-            Err(_) => return Ok(path),
-        }
+    let mut way = way(path);
+    let end = way.pop().filter(|_| way.len() < MOST_LINKS);
+    end.ok_or_else(|| io::Error::other("too many links lead on"))
+}
+
+/// A path and those that links lead to from it, one more than may be followed at most.
+fn way(path: &Path) -> Vec<PathBuf> {
+    let next = |path: &PathBuf| Some(folder_of(path).join(std::fs::read_link(path).ok()?));
+    std::iter::successors(Some(path.to_owned()), next).take(MOST_LINKS + 1).collect()
+}
+
+/// The folder that a path's last name is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// What a name leads to if that is an open file; `None` for any other name.
+#[cfg(unix)]
+fn open_file(path: &Path) -> io::Result<Option<File>> {
+    match way(path).iter().find_map(|path| descriptor(path)) {
+        Some((number, true)) => inherited(number).map(Some),
+        // Where another process is in its file nobody tells us, but behind the end nothing is lost.
+        Some((_, false)) => File::options().append(true).open(path).map(Some),
+        None => Ok(None),
     }
-    Err(io::Error::other("too many links lead on"))
+}
+
+/// The descriptor whose name this is, and whether it is one of this process.
+#[cfg(unix)]
+fn descriptor(path: &Path) -> Option<(libc::c_int, bool)> {
+    let name = path.file_name()?.to_str()?;
+    let number = name.parse().ok().filter(|number: &libc::c_int| number.to_string() == name)?;
+    let folder = folder_of(path).canonicalize().ok()?;
+    // By the same names as the folder's: the number of a process is not the same in every `/proc`.
+    let is_self = |of: &str| {
+        let own = Path::new("/proc/self").canonicalize();
+        own.is_ok_and(|own| own.file_name().is_some_and(|own| own == of))
+    };
+    match folder.to_str()?.split('/').collect::<Vec<_>>()[..] {
+        // Where this is no link it is a folder of descriptors itself.
+        ["", "dev", "fd"] => Some((number, true)),
+        ["", "proc", of, "fd"] | ["", "proc", of, "task", _, "fd"] => Some((number, is_self(of))),
+        _ => None,
+    }
+}
+
+/// The open file that was handed over to this process under a number. To open its path would be to
+/// open it anew: from its beginning, and not from where it stands.
+#[cfg(unix)]
+fn inherited(number: libc::c_int) -> io::Result<File> {
+    use std::os::fd::BorrowedFd;
+    // SAFETY: these ask about a descriptor, which need not be one.
+    let (flags, mode) = unsafe { (libc::fcntl(number, libc::F_GETFD), libc::fcntl(number, libc::F_GETFL)) };
+    if flags < 0 || mode < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        // One that this process has opened for itself is nobody else's to name.
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    if mode & libc::O_ACCMODE == libc::O_RDONLY {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "is open for reading only"));
+    }
+    // SAFETY: it was open just now, and nothing in this process closes what it was handed.
+    let file = unsafe { BorrowedFd::borrow_raw(number) };
+    file.try_clone_to_owned().map(File::from)
+}
+
+/// Open files have no names here.
+#[cfg(not(unix))]
+fn open_file(_path: &Path) -> io::Result<Option<File>> {
+    Ok(None)
 }
 
 /// A new file is for whom the process's mask lets it be; a temporary one is the owner's alone.

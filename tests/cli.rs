@@ -553,6 +553,60 @@ fn logits_are_a_safetensors_file() {
     assert!(line.fails(1).contains("no/such/folder"));
 }
 
+/// What is written to by others, too, keeps what they wrote, with a name or without one.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_open_file_is_written_to_where_it_stands() {
+    use std::io::{Read, Seek, Write};
+    let infer = Infer::new();
+    let ids = ["logits", "--device", "cpu", "--ids", "0,2", "--quiet", "--out"];
+    let logits = |out: &str| infer.command(&[&ids[..], &[out]].concat());
+    infer.run(&[&ids[..], &["plain"]].concat()).works();
+    let plain = std::fs::read(infer.path("plain")).unwrap();
+    std::os::unix::fs::symlink("/dev/stdout", infer.path("link")).unwrap();
+    let outs =
+        ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/proc/thread-self/fd/1", "link", "/dev/stderr"];
+    for (out, named) in outs.into_iter().flat_map(|out| [(out, true), (out, false)]) {
+        let path = infer.path("lg.txt");
+        let options = std::fs::File::options().read(true).write(true).create(true).truncate(true).clone();
+        let mut file = options.open(&path).unwrap();
+        file.write_all(b"before\n").unwrap();
+        if !named {
+            std::fs::remove_file(&path).unwrap();
+        }
+        let mut command = logits(out);
+        let handed = file.try_clone().unwrap();
+        let output = match out {
+            "/dev/stderr" => command.stderr(handed),
+            _ => command.stdout(handed),
+        };
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{out}: {output:?}");
+        file.write_all(b"after\n").unwrap();
+        let mut all = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut all).unwrap();
+        assert!(all == [b"before\n", &plain[..], b"after\n"].concat(), "{out}: {} bytes", all.len());
+        assert_eq!(path.exists(), named, "{out}");
+        let _ = std::fs::remove_file(&path);
+    }
+    // What another process has open loses nothing either.
+    let mut file = std::fs::File::create(infer.path("other")).unwrap();
+    file.write_all(b"before\n").unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let out = format!("/proc/{}/fd/{number}", std::process::id());
+    infer.run(&[&ids[..], &[&out]].concat()).works();
+    assert!(std::fs::read(infer.path("other")).unwrap() == [b"before\n", &plain[..]].concat());
+    // Nor what can only be read, and a number that stands for nothing makes nothing.
+    let input = std::fs::File::open(infer.path("other")).unwrap();
+    let output = logits("/dev/stdin").stdin(input).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "error: --out /dev/stdin: is open for reading only\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(infer.run(&[&ids[..], &["/dev/fd/987"]].concat()).fails(1).contains("/dev/fd/987"));
+    assert_eq!(std::fs::read_dir(infer.folder.path()).unwrap().count(), 3, "something was left");
+}
+
 /// The model is not written over, by whatever name it is reached.
 #[test]
 fn the_model_is_no_place_for_results() {

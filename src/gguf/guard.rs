@@ -3,7 +3,8 @@
 //! Reading a page that the file no longer has raises SIGBUS. The handler looks the address up
 //! among the maps that are watched; there it puts zeros in the place of the map's rest and marks
 //! the map, and the read goes on. Whoever reads asks afterwards ([`Watch::damaged`]). What is not
-//! in a map of ours is handed to whatever handled the signal before.
+//! in a map of ours is handed to whatever handled the signal before. So is a signal that somebody has sent:
+//! it ends the process, unless it was ignored or handled before us, and then the maps stay under watch.
 //!
 //! The handler may run between any two instructions, so it touches atomics and calls the
 //! system, and nothing else: no lock, no allocation. What it interrupts finds its `errno` as it was.
@@ -98,26 +99,62 @@ fn install() -> bool {
     }
 }
 
-extern "C" fn on_bus_error(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
+extern "C" fn on_bus_error(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     let errno = errno::errno();
     // SAFETY: the system hands a signal's information over with SA_SIGINFO.
-    let info = unsafe { &*info };
+    let code = unsafe { (*info).si_code };
     // The codes of accesses that fail: these alone have an address. A signal that somebody has sent
     // has the sender in its place, and does not repeat itself.
-    let is_access = matches!(info.si_code, 1..=5);
-    // SAFETY: the signal is of an access that failed.
-    if !is_access || !repair_any(unsafe { info.si_addr() }.addr()) {
+    let is_access = matches!(code, 1..=5);
+    if !is_access {
+        hand_on(signal, info, context);
+    } else if !repair_any(
+        // SAFETY: the signal is of an access that failed.
+        unsafe { (*info).si_addr() }.addr(),
+    ) && let Some(before) = BEFORE.get()
+    {
         // Not ours: returning repeats what has failed, and this time it ends as it would have.
-        if let Some(before) = BEFORE.get() {
-            // SAFETY: the action is one that the system gave.
-            unsafe { libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut()) };
-        }
-        if !is_access {
-            // SAFETY: sends a signal, which waits until the handler has returned.
-            unsafe { libc::raise(libc::SIGBUS) };
-        }
+        // SAFETY: the action is one that the system gave.
+        unsafe { libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut()) };
     }
     errno::set_errno(errno);
+}
+
+/// Does about a signal that repeats nothing what was done about it before.
+///
+/// That handler is called and not put back in our place: the standard library's, which expects an access that is
+/// repeated, does nothing but choose the system's default and return, and the process would live on without
+/// us. Where the default is chosen, the signal is raised once more, and ends the process.
+fn hand_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
+    let Some(before) = BEFORE.get() else { return };
+    match before.sa_sigaction {
+        libc::SIG_IGN => return,
+        libc::SIG_DFL => {
+            // SAFETY: the action is one that the system gave.
+            unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
+        }
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: it is no constant, so with this flag it is a function of these three.
+            let handler = unsafe {
+                std::mem::transmute::<usize, extern "C" fn(c_int, *mut siginfo_t, *mut c_void)>(handler)
+            };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: it is no constant, so without the flag it is a function of the signal alone.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(handler) };
+            handler(signal);
+        }
+    }
+    // SAFETY: all zero bits are a sigaction, and the pointers are to one and null. The signal that is sent
+    // waits until the handler has returned, as it is blocked so long.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        let known = libc::sigaction(signal, std::ptr::null(), &raw mut now) == 0;
+        if known && now.sa_sigaction == libc::SIG_DFL {
+            libc::raise(signal);
+        }
+    }
 }
 
 /// Repairs the map that an address is in; false where it is in none.

@@ -386,8 +386,8 @@ fn a_file_that_is_written_to_is_noticed() {
     }
 }
 
-/// Who writes to a file may turn the time of it back. Another mode, link or name turns it as well, and
-/// is no other content.
+/// Who writes to a file may turn the time of it back. Another link or name is no other content; another
+/// mode or owner may go with one.
 #[cfg(unix)]
 #[test]
 fn turned_back_time_is_noticed_and_new_names_are_not() {
@@ -405,32 +405,49 @@ fn turned_back_time_is_noticed_and_new_names_are_not() {
     let allow = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    let overwrite = |path: &Path, from: usize| {
+    // Bytes that no sample has.
+    let unsampled = demo.len() - 1000..demo.len() - 600;
+    let overwrite = |path: &Path, range: std::ops::Range<usize>| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
         let before = file.metadata().unwrap().modified().unwrap();
-        let other: Vec<u8> = demo[from..].iter().map(|byte| !byte).collect();
-        file.write_all_at(&other, from as u64).unwrap();
+        let other: Vec<u8> = demo[range.clone()].iter().map(|byte| !byte).collect();
+        file.write_all_at(&other, range.start as u64).unwrap();
         file.set_modified(before).unwrap();
         assert_eq!(file.metadata().unwrap().modified().unwrap(), before);
     };
 
     let file = fresh();
     tick();
-    overwrite(&path, demo.len() / 2);
+    overwrite(&path, demo.len() / 2..demo.len());
     let line = file.intact().unwrap_err();
     assert_eq!(line.exit_code(), 3);
-    // A few bytes, of which no sample knows, and nothing else that would explain it.
+    // A few bytes, and nothing that would explain it.
     let file = fresh();
     tick();
-    overwrite(&path, demo.len() - 1000);
+    overwrite(&path, unsampled.clone());
     file.intact().unwrap_err();
 
-    let file = fresh();
-    for mode in [0o600, 0o644] {
+    // Another mode or owner proves nothing about the bytes, whether these are others or not.
+    for few in [false, true] {
+        let file = fresh();
         tick();
-        allow(&path, mode);
-        file.intact().unwrap();
+        if few {
+            overwrite(&path, unsampled.clone());
+        }
+        allow(&path, 0o640);
+        assert_eq!(file.intact().unwrap_err().exit_code(), 3);
+        // Nor does a name that is lost as well.
+        std::fs::rename(&path, at("gone")).unwrap();
+        file.intact().unwrap_err();
     }
+    let file = fresh();
+    tick();
+    // Root may do this, and whoever is in that group.
+    if std::os::unix::fs::chown(&path, None, Some(1)).is_ok() {
+        file.intact().unwrap_err();
+    }
+
+    let file = fresh();
     tick();
     std::fs::hard_link(&path, at("hard")).unwrap();
     file.intact().unwrap();
@@ -445,16 +462,31 @@ fn turned_back_time_is_noticed_and_new_names_are_not() {
     std::fs::remove_file(at("renamed")).unwrap();
     file.intact().unwrap();
 
-    // What would explain it does not where the bytes are others.
+    // A name explains no more than its own coming and going.
     let file = fresh();
     tick();
-    allow(&path, 0o600);
-    overwrite(&path, 100_000);
+    std::fs::rename(&path, at("renamed")).unwrap();
+    file.intact().unwrap();
+    file.intact().unwrap();
+    tick();
+    overwrite(&at("renamed"), unsampled.clone());
     file.intact().unwrap_err();
     let file = fresh();
     tick();
+    std::fs::rename(&path, at("renamed")).unwrap();
+    file.intact().unwrap();
+    tick();
+    std::fs::rename(at("renamed"), &path).unwrap();
+    file.intact().unwrap();
+    tick();
+    overwrite(&path, unsampled.clone());
+    file.intact().unwrap_err();
+
+    // What would explain it does not where the bytes are others.
+    let file = fresh();
+    tick();
     std::fs::hard_link(&path, at("hard")).unwrap();
-    overwrite(&path, 100_000);
+    overwrite(&path, 100_000..demo.len());
     file.intact().unwrap_err();
 }
 

@@ -27,8 +27,8 @@ pub struct Map {
     file: File,
     path: PathBuf,
     found: State,
-    /// The state that was last found to be that of the same bytes.
-    access: Mutex<Access>,
+    /// What was last found to go with the same bytes.
+    known: Mutex<Known>,
     sample: u64,
 }
 
@@ -42,6 +42,21 @@ struct State {
 impl State {
     fn of(meta: &Metadata) -> State {
         State { len: meta.len(), modified: meta.modified().ok() }
+    }
+}
+
+/// What tells that something has happened to a file, and what.
+struct Known {
+    access: Access,
+    /// Whether the file had the name that it was opened by.
+    is_named: bool,
+}
+
+impl Known {
+    fn of(meta: &Metadata, path: &Path) -> Known {
+        let access = Access::of(meta);
+        let is_named = access.is_at(path);
+        Known { access, is_named }
     }
 }
 
@@ -81,18 +96,20 @@ impl Map {
             file,
             path: path.to_owned(),
             found,
-            access: Mutex::new(Access::of(&meta)),
+            known: Mutex::new(Known::of(&meta, path)),
         }))
     }
 
     /// True as long as the file is what it was when it was mapped.
     ///
     /// Where somebody has turned the time of the last change of its bytes back, that of the last change of
-    /// anything tells. That time passes with a new mode, owner, link or name, too, which do no harm: where
-    /// one of these is seen, a sample of the bytes decides. Where none is, the file counts as changed.
+    /// anything tells. That time passes with a new link or name, too, which do no harm: where one of
+    /// these is seen, a sample of the bytes decides, and each explains one such change. Where none is, the file
+    /// counts as changed. So it does with another mode or owner: that is what copying over it brings along, and
+    /// nothing proves that the bytes are the same.
     pub fn intact(&self) -> bool {
         let known = self.file.metadata().is_ok_and(|meta| {
-            State::of(&meta) == self.found && (self.is_access_known(&meta) || self.is_explained(&meta))
+            State::of(&meta) == self.found && (self.is_known(&meta) || self.is_explained(&meta))
         });
         // Asked last: to look at the sample may show what is gone.
         known && !self.is_damaged()
@@ -105,25 +122,26 @@ impl Map {
         false
     }
 
-    fn access(&self) -> MutexGuard<'_, Access> {
-        self.access.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_access_known(&self, meta: &Metadata) -> bool {
-        *self.access() == Access::of(meta)
+    fn is_known(&self, meta: &Metadata) -> bool {
+        self.known().access == Access::of(meta)
     }
 
-    /// True where something else than a change of its bytes has happened to the file, which is known
-    /// from then on.
+    /// True where a link or a name has come or gone, which is known from then on: a name that is missing
+    /// explains nothing that happens later.
     fn is_explained(&self, meta: &Metadata) -> bool {
-        let now = Access::of(meta);
-        let mut access = self.access();
-        let is_other = now.differs_beside_time(&access) || !now.is_at(&self.path);
-        if is_other && sample(&self.map) == self.sample {
-            *access = now;
-            return true;
+        let mut known = self.known();
+        let now = Known::of(meta, &self.path);
+        let is_other = now.access.has_other_links(&known.access) || now.is_named != known.is_named;
+        let is_explained =
+            is_other && now.access.allows_the_same(&known.access) && sample(&self.map) == self.sample;
+        if is_explained {
+            *known = now;
         }
-        false
+        is_explained
     }
 }
 
@@ -176,8 +194,13 @@ mod access {
         }
 
         /// True where there is a reason for another time that is not another content.
-        pub(super) fn differs_beside_time(&self, before: &Access) -> bool {
-            (self.links, self.allowed) != (before.links, before.allowed)
+        pub(super) fn has_other_links(&self, before: &Access) -> bool {
+            self.links != before.links
+        }
+
+        /// True where the file is whose it was, and for whom.
+        pub(super) fn allows_the_same(&self, before: &Access) -> bool {
+            self.allowed == before.allowed
         }
 
         /// True where the file still has this name.
@@ -201,8 +224,12 @@ mod access {
             Access
         }
 
-        pub(super) fn differs_beside_time(&self, _before: &Access) -> bool {
+        pub(super) fn has_other_links(&self, _before: &Access) -> bool {
             false
+        }
+
+        pub(super) fn allows_the_same(&self, _before: &Access) -> bool {
+            true
         }
 
         pub(super) fn is_at(&self, _path: &Path) -> bool {

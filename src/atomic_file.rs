@@ -146,11 +146,11 @@ fn begin(path: &Path) -> io::Result<(File, Option<(TempPath, PathBuf)>)> {
     builder.prefix(".infer-").suffix(".tmp").rand_bytes(12);
     if old.is_some() {
         File::options().write(true).open(&target)?;
-    } else {
-        with_default_mode(&mut builder);
     }
     let mut paths = unfinished();
-    let (file, temporary) = builder.tempfile_in(folder)?.into_parts();
+    // Made here, as the errors of those that the builder makes name a file that nobody has asked for.
+    let made = builder.make_in(folder, |path| make(path, old.is_some()));
+    let (file, temporary) = made.map_err(|e| no_room(folder, &e))?.into_parts();
     paths.push(temporary.to_path_buf());
     drop(paths);
     let begun = old.map_or(Ok(()), |old| keep_access(&file, &old));
@@ -172,7 +172,7 @@ pub(crate) fn followed(path: &Path) -> io::Result<PathBuf> {
 
 /// A path and those that links lead to from it, one more than may be followed at most.
 fn way(path: &Path) -> Vec<PathBuf> {
-    let next = |path: &PathBuf| Some(folder_of(path).join(std::fs::read_link(path).ok()?));
+    let next = |path: &PathBuf| Some(path.with_file_name(std::fs::read_link(path).ok()?));
     std::iter::successors(Some(path.to_owned()), next).take(MOST_LINKS + 1).collect()
 }
 
@@ -239,11 +239,26 @@ fn open_file(_path: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// A new file is for whom the process's mask lets it be; a temporary one is the owner's alone.
+/// Says of a folder why no file can be made in it.
+fn no_room(folder: &Path, e: &io::Error) -> io::Error {
+    let place = folder.display();
+    let is_missing = e.kind() == ErrorKind::NotFound && !folder.is_dir();
+    let line = if is_missing {
+        format!("the folder {place} is not there")
+    } else {
+        format!("the folder {place}: {e}")
+    };
+    // The kind is not handed on: it would be taken for the name's.
+    io::Error::other(line)
+}
+
+/// A new file is for whom the process's mask lets it be; one that will replace another is the owner's
+/// alone until it is for whom that was.
 #[cfg(unix)]
-fn with_default_mode(builder: &mut tempfile::Builder<'_, '_>) {
-    use std::os::unix::fs::PermissionsExt;
-    builder.permissions(std::fs::Permissions::from_mode(0o666));
+fn make(path: &Path, is_replacing: bool) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mode = if is_replacing { 0o600 } else { 0o666 };
+    File::options().write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Gives a file the owner, where that is possible, and the mode of the one that it will replace.
@@ -262,7 +277,9 @@ fn keep_access(file: &File, old: &Metadata) -> io::Result<()> {
 
 /// Access to a file is that to its folder here.
 #[cfg(not(unix))]
-fn with_default_mode(_builder: &mut tempfile::Builder<'_, '_>) {}
+fn make(path: &Path, _is_replacing: bool) -> io::Result<File> {
+    File::options().write(true).create_new(true).open(path)
+}
 
 #[cfg(not(unix))]
 fn keep_access(_file: &File, _old: &Metadata) -> io::Result<()> {

@@ -549,8 +549,28 @@ fn logits_are_a_safetensors_file() {
     assert_eq!(last, all[2 * 4096..]);
     assert!(all.iter().all(|v| v.is_finite()) && all[..4096] != all[4096..8192]);
     assert_eq!(std::fs::read_dir(infer.folder.path()).unwrap().count(), 2, "something was left");
-    let line = infer.run(&[&ids[..], &["--out", "no/such/folder", "--quiet"]].concat());
-    assert!(line.fails(1).contains("no/such/folder"));
+}
+
+/// What is said is about the name that was given, not about the file that is made beside it.
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let infer = Infer::new();
+    let fails = |out: &str, line: &str| {
+        let run = infer.run(&["logits", "--device", "cpu", "--ids", "1", "--quiet", "--out", out]);
+        assert_eq!(run.fails(1).trim_end(), format!("error: --out {out}: {line}"));
+    };
+    fails("nodir/x", "the folder nodir is not there");
+    fails("no/such/folder", "the folder no/such is not there");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nodir/y", infer.path("link")).unwrap();
+        fails("link", "the folder nodir is not there");
+        std::os::unix::fs::symlink("nodir", infer.path("folder")).unwrap();
+        fails("folder/x", "the folder folder is not there");
+    }
+    // A folder that is there, and takes no file.
+    #[cfg(target_os = "linux")]
+    fails("/proc/x", "the folder /proc: No such file or directory (os error 2)");
 }
 
 /// What is written to by others, too, keeps what they wrote, with a name or without one.

@@ -214,9 +214,8 @@ impl Limits {
             ))
         };
         // Where the stack took the last of it, the next allocation would end the process.
-        let mut room: Vec<u8> = Vec::new();
-        room.try_reserve_exact(self.stack.saturating_add(ROOM)).map_err(|e| refused(&e))?;
-        drop(room);
+        let room = memmap2::MmapMut::map_anon(self.stack.saturating_add(ROOM));
+        drop(room.map_err(|e| refused(&e))?);
         let started = thread.spawn(move || {
             // Nobody may be waiting any more.
             let _ = send.send(work());

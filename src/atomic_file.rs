@@ -275,12 +275,12 @@ fn keep_access(file: &File, old: &Metadata) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
-/// Access to a file is that to its folder here.
 #[cfg(not(unix))]
 fn make(path: &Path, _is_replacing: bool) -> io::Result<File> {
     File::options().write(true).create_new(true).open(path)
 }
 
+/// Access to a file is that to its folder here.
 #[cfg(not(unix))]
 fn keep_access(_file: &File, _old: &Metadata) -> io::Result<()> {
     Ok(())

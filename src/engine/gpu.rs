@@ -89,17 +89,22 @@ struct Run {
     position: usize,
     /// Steps that may still be submitted.
     left: usize,
-    /// Draws that were submitted.
-    step: u32,
-    /// Tokens that were given out.
-    given: u32,
-    /// The position of the next one of them.
+    /// Draws before its first token's.
+    drawn: u32,
+    /// The position of the token that is given out next.
     next: usize,
     flights: VecDeque<Flight>,
     ready: VecDeque<u32>,
     /// Tokens of the next submission.
     burst: usize,
     landed: Instant,
+}
+
+impl Run {
+    /// Which draw it is that chooses the token behind a position.
+    fn draw(&self, position: usize) -> u32 {
+        self.drawn + (position + 1 - self.begun) as u32
+    }
 }
 
 impl GpuEngine {
@@ -245,11 +250,10 @@ impl GpuEngine {
         for i in 0..tokens {
             let mut encoder =
                 self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            let step = Step::decode(run.position, run.step);
+            let step = Step::decode(run.position, run.draw(run.position));
             self.counters.dispatches += self.programs.record_step(&mut encoder, &step, &run.sampling, None);
             run.position += 1;
             self.kept.wrote(run.position);
-            run.step += 1;
             if i + 1 == tokens {
                 let (from, bytes) = (4 * first as u64, 4 * tokens as u64);
                 encoder.copy_buffer_to_buffer(&self.programs.buffers.ids, from, &buffer, 0, bytes);
@@ -280,6 +284,18 @@ impl GpuEngine {
         Ok(words)
     }
 
+    /// Waits for the oldest submission of a run and gives its ids, if there is one. Where the wait is stopped it
+    /// is still under way.
+    fn land_oldest(&mut self, run: &mut Run) -> Result<Option<Vec<u32>>> {
+        let Some(flight) = run.flights.pop_front() else { return Ok(None) };
+        let landed = self.land(&flight);
+        match landed {
+            Err(Error::Interrupted) => run.flights.push_front(flight),
+            _ => self.landing.push(flight.buffer),
+        }
+        landed.map(Some)
+    }
+
     /// Computes `ids` at a position and begins to generate after them, or goes on with a generation of
     /// which so many tokens were `drawn` before.
     fn start(
@@ -308,8 +324,7 @@ impl GpuEngine {
             begun: end,
             position: end,
             left: limit.saturating_sub(1),
-            step: drawn + 1,
-            given: drawn,
+            drawn,
             next: end,
             flights: VecDeque::new(),
             ready: VecDeque::new(),
@@ -324,16 +339,17 @@ impl GpuEngine {
     /// Ends a run. Where somebody asks to stop meanwhile, what is under way is left for the next call.
     fn settle(&mut self) -> Result<()> {
         let Some(mut run) = self.run.take() else { return Ok(()) };
-        while let Some(flight) = run.flights.pop_front() {
-            if let Err(Error::Interrupted) = self.land(&flight) {
-                run.flights.push_front(flight);
-                self.run = Some(run);
-                return Err(Error::Interrupted);
+        loop {
+            match self.land_oldest(&mut run) {
+                Ok(None) => return Ok(()),
+                Err(Error::Interrupted) => {
+                    self.run = Some(run);
+                    return Err(Error::Interrupted);
+                }
+                // A device that fails here will say so at the next call.
+                _ => {}
             }
-            // A device that fails here will say so at the next call.
-            self.landing.push(flight.buffer);
         }
-        Ok(())
     }
 
     /// Chooses the next token of a run again, whose logits were not finite, by a step whose stages do not
@@ -343,22 +359,17 @@ impl GpuEngine {
         if !self.programs.overlaps() || run.next == run.begun {
             return Err(super::not_finite(&self.info));
         }
-        while let Some(flight) = run.flights.pop_front() {
-            // Where the wait was stopped, everything is as it was.
-            self.land(&flight).inspect_err(|_| run.ready.push_front(FAILED))?;
-            self.landing.push(flight.buffer);
-        }
+        while self.land_oldest(run)?.is_some() {}
         self.programs.prepare_apart(&self.gpu, &self.model)?;
         let buffer = self.landing()?;
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let step = Step::decode(run.next - 1, run.given);
+        let step = Step::decode(run.next - 1, run.draw(run.next - 1));
         self.programs.record_step_apart(&mut encoder, &step, &run.sampling);
         let from = 4 * run.next as u64;
         encoder.copy_buffer_to_buffer(&self.programs.buffers.ids, from, &buffer, 0, 4);
         let index = self.gpu.queue.submit([encoder.finish()]);
-        let flight = flight(buffer, 4, index);
-        let ids = self.land(&flight)?;
-        self.landing.push(flight.buffer);
+        run.flights.push_back(flight(buffer, 4, index));
+        let ids = self.land_oldest(run)?.unwrap_or_default();
         let Some(id) = ids.first().copied().filter(|id| *id != FAILED) else {
             return Err(super::not_finite(&self.info));
         };
@@ -368,15 +379,15 @@ impl GpuEngine {
         run.ready.clear();
         run.left += run.position - run.next;
         run.position = run.next;
-        run.step = run.given + 1;
         Ok(id)
     }
 
     fn next_of(&mut self, run: &mut Run) -> Result<u32> {
         loop {
-            if let Some(id) = run.ready.pop_front() {
+            // It goes when it is given out: a wait that is stopped leaves everything as it was.
+            if let Some(&id) = run.ready.front() {
                 let id = if id == FAILED { self.repeat_apart(run)? } else { id };
-                run.given += 1;
+                run.ready.pop_front();
                 run.next += 1;
                 return Ok(id);
             }
@@ -384,18 +395,9 @@ impl GpuEngine {
                 self.gpu.check_stop()?;
                 self.submit(run)?;
             }
-            let Some(flight) = run.flights.pop_front() else {
+            let Some(ids) = self.land_oldest(run)? else {
                 return Err(Error::Other("the generation has ended".to_owned()));
             };
-            let ids = match self.land(&flight) {
-                Ok(ids) => ids,
-                Err(e) => {
-                    // Where the wait was stopped it is still under way.
-                    run.flights.push_front(flight);
-                    return Err(e);
-                }
-            };
-            self.landing.push(flight.buffer);
             let per_token = run.landed.elapsed().as_nanos() / ids.len().max(1) as u128;
             run.landed = Instant::now();
             run.burst =
@@ -447,8 +449,9 @@ impl Engine for GpuEngine {
     }
 
     fn restart(&mut self, ids: &[u32], limit: usize, progress: Progress<'_>) -> Result<()> {
-        let Some(Run { sampling, given, .. }) = self.run else { return Err(super::not_begun()) };
-        self.start(0, ids, (&sampling, given), limit, progress)
+        let Some(run) = &self.run else { return Err(super::not_begun()) };
+        let (sampling, drawn) = (run.sampling, run.draw(run.next - 1));
+        self.start(0, ids, (&sampling, drawn), limit, progress)
     }
 
     fn next(&mut self) -> Result<u32> {

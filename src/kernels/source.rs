@@ -1,7 +1,7 @@
 //! Shader texts: WGSL files, put together by `#include`, `#if`, `#else`, `#endif` and `${NAME}`, by
-//! `#vectors NAME COUNT` (see [`Source::vectors`]), and loops that are written out: `#repeat NAME COUNT` … `#end`, where `${NAME}` counts from 0. naga
-//! leaves loops as they are, and a driver that does not unroll one keeps the arrays that it
-//! indexes in memory instead of registers.
+//! `#vectors NAME COUNT` (see [`Source::vectors`]), and loops that are written out: `#repeat NAME
+//! COUNT` … `#end`, where `${NAME}` counts from 0. naga leaves loops as they are, and a driver that
+//! does not unroll one keeps the arrays that it indexes in memory instead of registers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write};
